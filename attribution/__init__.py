@@ -1,0 +1,23 @@
+"""Attribution methods by name, behind one interface, on any model."""
+
+from . import baselines, masking, regions, targets
+from .attributor import Attributor, Computed, Cost, available, create, describe, register
+from .cam.grad_cam import GradCAM
+from .explanation import Explanation
+from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.input_x_gradient import InputXGradient
+from .gradient.saliency import Saliency
+from .model import Model
+from .path.integrated_gradients import IntegratedGradients
+from .perturbation.occlusion import Occlusion
+from .perturbation.rise import RISE
+from .perturbation.sobol import Sobol
+
+__all__ = [
+    "Attributor", "Computed", "Cost", "Explanation", "Model",
+    "available", "create", "describe", "register",
+    "from_captum", "from_maps",
+    "baselines", "masking", "regions", "targets",
+    "FromCaptum", "FromMaps",
+    "GradCAM", "InputXGradient", "IntegratedGradients", "Occlusion", "RISE", "Saliency", "Sobol",
+]

@@ -1,0 +1,367 @@
+"""Layers of a network: which there are, where a class activation map is read, and how to cut a network in two there."""
+
+import difflib
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import _lean
+
+if TYPE_CHECKING:
+    from .model import Model
+
+POOLINGS = (
+    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d,
+)
+PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module in one forward.
+
+    Attributes:
+        name: The module's name in the caller's network, with `@k` for its k-th call where it is called more than once.
+        type: The module's class.
+        shape: The output's shape for one input, batch axis included; `()` where the output is no tensor.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    pools: bool
+    passes: bool
+    same: int  # calls with the same number handed on the same tensor
+
+
+def calls(network: nn.Module, run: Callable[[nn.Module], Any]) -> list[Call]:
+    """Every module call while `run(network)` runs one input, in the order in which they end."""
+    seen: list[tuple[str, nn.Module, Any]] = []
+    hooks = []
+    try:
+        for name, module in network.named_modules():
+            if name:
+                hooks.append(module.register_forward_hook(lambda m, _, out, n=name: seen.append((n, m, out))))
+        run(network)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    total: dict[str, int] = {}
+    for name, _, _ in seen:
+        total[name] = total.get(name, 0) + 1
+    count: dict[str, int] = {}
+    found = []
+    for name, module, out in seen:
+        k = count[name] = count.get(name, -1) + 1
+        tensor = isinstance(out, Tensor)
+        found.append(
+            Call(
+                name=f"{name}@{k}" if total[name] > 1 else name,
+                type=type(module).__name__,
+                shape=tuple(out.shape) if tensor else (),
+                pools=isinstance(module, POOLINGS),
+                passes=isinstance(module, PASSING),
+                same=id(out) if tensor else -len(found) - 1,
+            )
+        )
+    return found
+
+
+def spatial(call: Call) -> bool:
+    """Whether a call hands on feature maps with more than one place."""
+    return len(call.shape) == 4 and call.shape[2] * call.shape[3] > 1
+
+
+def last_spatial(found: list[Call]) -> str:
+    """The last layer with a spatial map that is not a pooling's, under its outermost name.
+
+    Raises:
+        ValueError: There is none, or the network goes on with tokens; the message lists what could be passed.
+    """
+    at = next((i for i in reversed(range(len(found))) if spatial(found[i]) and not _pooled(found, i)), None)
+    candidates = [c.name for c in found if spatial(c)]
+    if at is None or any(len(c.shape) == 3 and c.shape[1] > 1 for c in found[at + 1 :]):
+        raise ValueError(
+            "no layer was found whose spatial map leads to the output through pooling alone: pass layer=..., "
+            + (f"for example one of {candidates[-6:]}" if candidates else "but this network has no spatial layer")
+        )
+    same = [(c.name.count("."), -i, c.name) for i, c in enumerate(found) if c.same == found[at].same and not c.passes]
+    return min(same)[2]
+
+
+def _pooled(found: list[Call], at: int) -> bool:
+    """Whether the tensor of this call came out of a pooling layer."""
+    return any(c.pools for c in found if c.same == found[at].same)
+
+
+def identity(out: Any) -> Any:
+    """The adapter of a trunk: its output is an activation, whatever it is."""
+    return out
+
+
+# -- cutting -----------------------------------------------------------------------------------------------------------
+
+
+def split(model: "Model", network: nn.Module, at: str) -> tuple[nn.Module, nn.Module]:
+    """The network up to and including a layer, and the rest of it."""
+    if at == "input":
+        return nn.Identity(), network
+    found = _find(network, at)
+    if isinstance(found, fx.Node):
+        halves = _before(network, found), _after(network, found, at)
+        if model.shape is None or _is_whole(model, network, *halves):
+            return halves
+        # an operation that works by its side effect alone: the graph does not show it, a real forward does
+    return _split_by_hooks(model, network, *_parse(at))
+
+
+def trunk(model: "Model", network: nn.Module, at: str) -> nn.Module:
+    """The network up to and including a layer, whatever leads around it."""
+    del model
+    if at == "input":
+        return nn.Identity()
+    found = _find(network, at)
+    return _before(network, found) if isinstance(found, fx.Node) else HookedTrunk(network, *_parse(at))
+
+
+def _parse(at: str) -> tuple[str, int]:
+    name, _, number = at.partition("@")
+    if number and not number.isdigit():
+        raise ValueError(f"layer {at!r}: write {name}@k with k = 0, 1, ... for the k-th call")
+    return name, int(number or 0)
+
+
+def _find(network: nn.Module, at: str) -> fx.Node | None:
+    """The node of a layer's output; `None` where the network cannot be traced."""
+    name, number = _parse(at)
+    names = [n for n, _ in network.named_modules() if n]
+    if name not in names:
+        _unknown(at, names)
+    traced = _lean.trace(network)
+    if traced is None:
+        return None
+    nodes = traced[1].get(name, [])
+    if not nodes:
+        raise ValueError(f"layer {at!r} is not called in a forward of this network")
+    if len(nodes) > 1 and "@" not in at:
+        raise ValueError(
+            f"layer {name!r} is called {len(nodes)} times in one forward: say which, {name}@0 to {name}@{len(nodes) - 1}"
+        )
+    if number >= len(nodes):
+        raise ValueError(f"layer {at!r}: {name!r} is called {len(nodes)} time(s) only")
+    return nodes[number]
+
+
+def _is_whole(model: "Model", network: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
+    """Whether the head on the trunk gives what the network gives, on an arbitrary image."""
+    blank = model._blank()  # noqa: SLF001  the two files are one thing
+    image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
+    run = model._through  # noqa: SLF001
+    with torch.inference_mode():
+        rows = torch.zeros(1, dtype=torch.long)
+        whole = run(network, image, rows)
+        cut = run(lambda x, **more: head(trunk(x, **more)), image, rows)
+    if not isinstance(whole, Tensor) or not isinstance(cut, Tensor) or whole.shape != cut.shape:
+        return False
+    return torch.allclose(whole, cut, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
+
+
+def _unknown(at: str, names: list[str]) -> NoReturn:
+    close = difflib.get_close_matches(at, names, n=5, cutoff=0.4) or names[-5:]
+    raise ValueError(f"no layer {at!r}: close ones are {close}; model.layers(images) lists all")
+
+
+def _before(network: nn.Module, cut: fx.Node) -> fx.GraphModule:
+    trunk = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    needed = _needed([cut], stop=None)
+    for node in cut.graph.nodes:
+        if node in needed or node.op == "placeholder":
+            copied[node] = trunk.node_copy(node, copied.__getitem__)
+    trunk.output(copied[cut])
+    return fx.GraphModule(network, trunk)
+
+
+def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
+    graph = cut.graph
+    needed = _needed([n for n in graph.nodes if n.op == "output"], stop=cut)
+    if any(n.op == "placeholder" for n in needed):
+        raise ValueError(
+            f"the output does not depend on layer {at!r} alone, a connection leads around it: choose a layer that "
+            "everything passes through, such as the end of a block"
+        )
+    head = fx.Graph()
+    copied = {cut: head.placeholder("activation")}
+    modules = dict(network.named_modules())
+    if any(_overwrites(user, modules) for user in cut.users):
+        copied[cut] = head.call_method("clone", (copied[cut],))
+    activation = copied[cut]
+    for node in graph.nodes:
+        if node in needed:
+            if _is_batch_size(node):
+                copied[node] = head.call_method("size", (activation, 0))
+            elif node.op == "output":
+                head.output(fx.node.map_arg(node.args[0], copied.__getitem__))
+            else:
+                copied[node] = head.node_copy(node, copied.__getitem__)
+    return fx.GraphModule(network, head)
+
+
+def _needed(wanted: list[fx.Node], stop: fx.Node | None) -> set[fx.Node]:
+    """What these nodes need; once a node `stop` is given, batch sizes count as given too."""
+    needed: set[fx.Node] = set()
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        if node in needed or node is stop:
+            continue
+        needed.add(node)
+        if stop is None or not _is_batch_size(node):
+            stack.extend(node.all_input_nodes)
+    return needed
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is the size of some tensor's first axis."""
+    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
+        return node.args[1] == 0
+    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if source.op == "call_method" and source.target == "size" and len(source.args) == 1:
+            return True
+        return source.op == "call_function" and source.target is getattr and source.args[1] == "shape"
+    return False
+
+
+def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node writes into its input."""
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = getattr(node.target, "__name__", str(node.target))
+    inplace = node.kwargs.get("inplace", False) or (name.endswith("_") and not name.endswith("__"))
+    return bool(inplace) or name in {"iadd", "imul", "isub", "itruediv"} or any(a is True for a in node.args)
+
+
+# -- networks that torch.fx cannot trace -------------------------------------------------------------------------------
+
+
+class _Found(Exception):  # noqa: N818  control flow, not an error
+    """Carries a layer's output out of a forward that need not go on."""
+
+    def __init__(self, out: Any) -> None:
+        super().__init__()
+        self.out = out
+
+
+class _Hooked(nn.Module):
+    """A network and one of its layers, at one of its calls."""
+
+    def __init__(self, network: nn.Module, name: str, number: int) -> None:
+        super().__init__()
+        self.network, self.name, self.number = network, name, number
+
+    def run(self, x: Tensor, at: Callable[[Any], Any], more: dict[str, Any]) -> Any:
+        """Run the network; `at(output)` is called at the layer, and what it returns takes the output's place."""
+        count = -1
+
+        def hook(_m: nn.Module, _i: Any, out: Any) -> Any:
+            nonlocal count
+            count += 1
+            return at(out) if count == self.number else None
+
+        handle = self.network.get_submodule(self.name).register_forward_hook(hook)
+        try:
+            return self.network(x, **more)
+        finally:
+            handle.remove()
+
+
+class HookedTrunk(_Hooked):
+    """The network up to a layer."""
+
+    def forward(self, x: Tensor, **more: Any) -> Any:
+        """The layer's output for images `x`."""
+
+        def stop(out: Any) -> Any:
+            raise _Found(out)
+
+        try:
+            self.run(x, stop, more)
+        except _Found as found:
+            return found.out
+        raise ValueError(f"layer {self.name!r} was not called (call {self.number})")
+
+
+class HookedHead(_Hooked):
+    """The network after a layer: the whole network on an arbitrary image, with the layer's output put in its place."""
+
+    def __init__(self, network: nn.Module, name: str, number: int, blank: Tensor) -> None:
+        super().__init__(network, name, number)
+        self.register_buffer("blank", blank)
+
+    def forward(self, activation: Tensor) -> Any:
+        """The outputs for a layer's activation."""
+        blank = self.get_buffer("blank")
+        x = blank.expand(len(activation), *blank.shape[1:])
+        return self.run(x, lambda _: activation.clone(), {})
+
+
+def _split_by_hooks(model: "Model", network: nn.Module, name: str, number: int) -> tuple[nn.Module, nn.Module]:
+    if model.shape is None:
+        raise ValueError(
+            "torch.fx cannot trace this network, so where it is cut must be tried out: show the model an image first, "
+            "for example model.outputs(images)"
+        )
+    if model.forward:
+        raise ValueError("a network that torch.fx cannot trace cannot be cut when it takes further arguments")
+    example = next(network.parameters(), None)
+    blank = model._blank()  # noqa: SLF001  the two files are one thing
+    blank = blank if example is None else blank.to(example.device, example.dtype)
+    trunk, head = HookedTrunk(network, name, number), HookedHead(network, name, number, blank)
+    if not _is_whole(model, network, trunk, head):
+        raise ValueError(
+            f"the output does not depend on layer {name!r} alone, a connection leads around it: choose a layer that "
+            "everything passes through, such as the end of a block"
+        )
+    return trunk, head
+
+
+# -- grids -------------------------------------------------------------------------------------------------------------
+
+
+class GridTrunk(nn.Module):
+    """Runs each cell of a grid of images by itself and puts the activations side by side."""
+
+    def __init__(self, trunk: nn.Module, rows: int, columns: int) -> None:
+        super().__init__()
+        self.trunk, self.rows, self.columns = trunk, rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, rows * H, columns * W)` to `(N, K, rows * h, columns * w)`."""
+        r, c = self.rows, self.columns
+        n, channels, height, width = x.shape
+        cells = x.reshape(n, channels, r, height // r, c, width // c).permute(0, 2, 4, 1, 3, 5)
+        out = self.trunk(cells.reshape(n * r * c, channels, height // r, width // c))
+        k, h, w = out.shape[1:]
+        out = out.reshape(n, r, c, k, h, w).permute(0, 3, 1, 4, 2, 5)
+        joined: Tensor = out.reshape(n, k, r * h, c * w)
+        return joined
+
+
+class GridHead(nn.Module):
+    """Shows the rest of the network one cell of a grid, and nothing else of it."""
+
+    def __init__(self, rest: nn.Module, rows: int, columns: int, cell: int) -> None:
+        super().__init__()
+        self.rest, self.rows, self.columns = rest, rows, columns
+        self.row, self.column = divmod(cell, columns)
+
+    def forward(self, x: Tensor) -> Any:
+        """The outputs for the cell of `(N, K, rows * h, columns * w)`."""
+        h, w = x.shape[2] // self.rows, x.shape[3] // self.columns
+        return self.rest(x[:, :, self.row * h : (self.row + 1) * h, self.column * w : (self.column + 1) * w])

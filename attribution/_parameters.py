@@ -1,0 +1,270 @@
+"""Hyper-parameters: declared once as annotated fields; from these come the constructor, its checks and the CLI's options."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be: `Annotated[int, Range(1)]`.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest, or `None`.
+        open: Whether the ends themselves are excluded.
+        power: Whether it must be a power of two.
+    """
+
+    low: float
+    high: float | None = None
+    open: bool = False
+    power: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if self.open and (value == self.low or value == self.high):
+            return False
+        if self.power and (int(value) & (int(value) - 1) or value < 1):
+            return False
+        return self.low <= value and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        text = f"more than {self.low:g}" if self.open else f"at least {self.low:g}"
+        if self.high is not None:
+            text = f"between {self.low:g} and {self.high:g}" + (", ends excluded" if self.open else "")
+        return text + (" and a power of two" if self.power else "")
+
+
+Count = Annotated[int, Range(1)]
+Fraction = Annotated[float, Range(0, 1, open=True)]
+Seed = Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyper-parameter of a method or metric, as its class declares it."""
+
+    name: str
+    default: Any
+    annotation: Any
+    help: str
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that it can take, where they are few."""
+        return tuple(c for member in _members(self.annotation) for c in _literals(member))
+
+    @property
+    def type_text(self) -> str:
+        """What it takes, in words."""
+        texts = []
+        for member in _members(self.annotation):
+            base, limits = _base(member)
+            if get_origin(base) is Literal:
+                texts += [str(a) for a in get_args(base)]
+            elif get_origin(base) is not None and "Callable" in str(get_origin(base)):
+                texts.append("callable")
+            elif base is type(None):
+                texts.append("none")
+            else:
+                name = getattr(base, "__name__", str(base)).lower()
+                texts.append(f"{name} {limits}" if limits else name)
+        return ", ".join(dict.fromkeys(texts))
+
+    def parse(self, text: str) -> Any:
+        """A value typed on a command line.
+
+        Raises:
+            ValueError: It is none that this parameter takes.
+        """
+        for member in _members(self.annotation):
+            base, _ = _base(member)
+            if base is type(None) and text.lower() == "none":
+                return None
+            for choice in _literals(member):
+                if str(choice) == text:
+                    return choice
+            if base is bool and text.lower() in {"true", "false", "yes", "no", "1", "0"}:
+                return text.lower() in {"true", "yes", "1"}
+            if base in {int, float}:
+                try:
+                    return base(text)
+                except ValueError:
+                    continue
+            if get_origin(base) in {tuple, list} or base in {tuple, list}:
+                return tuple(_number(part) for part in text.split(","))
+            if base is str:
+                return text
+        raise ValueError(f"{self.name}={text}: expected {self.type_text}")
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, flat."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return [m for a in get_args(annotation) for m in _members(a)]
+    return [annotation]
+
+
+def _base(member: Any) -> tuple[Any, Range | None]:
+    if get_origin(member) is Annotated:
+        base, *notes = get_args(member)
+        return base, next((n for n in notes if isinstance(n, Range)), None)
+    return member, None
+
+
+def _literals(member: Any) -> tuple[Any, ...]:
+    base, _ = _base(member)
+    return get_args(base) if get_origin(base) is Literal else ()
+
+
+@cache
+def parameters(cls: type) -> dict[str, Parameter]:
+    """The hyper-parameters of a dataclass of ours, in the order of its signature."""
+    hints = get_type_hints(cls, include_extras=True)
+    helps = _helps(cls)
+    return {
+        f.name: Parameter(f.name, _default(f), hints[f.name], helps.get(f.name, ""))
+        for f in dataclasses.fields(cls)
+        if f.init and f.name != "model"
+    }
+
+
+def _default(f: "dataclasses.Field[Any]") -> Any:
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def _helps(cls: type) -> dict[str, str]:
+    """What the `Args:` sections of the class and its bases say of each parameter."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE)
+        if section is not None:
+            for name, text in re.findall(r"^ {4}(\w+):\s+((?:.*\n?)(?:^ {8}.*\n?)*)", section[1], re.MULTILINE):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def validate(owner: str, cls: type, values: Mapping[str, Any]) -> None:
+    """Check values against the annotations.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: One out of range or no choice.
+    """
+    for name, parameter in parameters(cls).items():
+        problem = _problem(parameter, values[name])
+        if problem is not None:
+            raise problem[0](f"{owner}: {name}={_short(values[name])}: {problem[1]}")
+
+
+def _problem(parameter: Parameter, value: Any) -> tuple[type[Exception], str] | None:
+    members = [_base(m) for m in _members(parameter.annotation)]
+    for base, limits in members:
+        if not _is(value, base):
+            continue
+        if limits is not None and value not in limits:
+            return ValueError, f"must be {limits}"
+        return None
+    choices = parameter.choices
+    if choices and isinstance(value, str):
+        return ValueError, f"choose one of {', '.join(map(str, choices))}"
+    return TypeError, f"expected {parameter.type_text}"
+
+
+def _is(value: Any, base: Any) -> bool:
+    """Whether a value is what one member of an annotation names."""
+    origin = get_origin(base)
+    if base is Any:
+        return True
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in get_args(base))
+    if origin is not None and isinstance(origin, type):
+        if origin in {tuple, list}:
+            return isinstance(value, tuple | list)
+        return isinstance(value, origin) if origin is not Callable else callable(value)
+    if base in {int, float}:
+        number = isinstance(value, int if base is int else int | float) and not isinstance(value, bool)
+        return number and value == value  # noqa: PLR0124  NaN is no number here
+    if base is Callable or "Callable" in str(base):
+        return callable(value) and not isinstance(value, type | Tensor)
+    return isinstance(value, base) if isinstance(base, type) else base is None and value is None
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def canonical(value: Any) -> Any:
+    """A value as JSON can hold it, the same for equal values: tensors by digest, callables by name.
+
+    Example:
+        >>> canonical({"b": (1, 2), "a": torch.zeros(2)})["b"]
+        [1, 2]
+    """
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        raw = data.reshape(-1).view(torch.uint8).numpy().tobytes()
+        digest = hashlib.sha256(f"{data.dtype}{tuple(data.shape)}".encode() + raw).hexdigest()[:16]
+        return f"tensor:{digest}"
+    if isinstance(value, Mapping):
+        return {str(k): canonical(value[k]) for k in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [canonical(v) for v in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if hasattr(value, "params") and hasattr(value, "name"):  # an attributor inside another
+        return {"name": value.name, "params": canonical(value.params)}
+    if callable(value):
+        return f"callable:{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
+    return repr(value)
+
+
+class Configured:
+    """Base of attributors and metrics: keyword-only fields, checked, printable, comparable.
+
+    A subclass declares its hyper-parameters as annotated fields and becomes a dataclass by itself.
+    """
+
+    name: str = ""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters as they were given."""
+        return {n: getattr(self, n) for n in parameters(type(self))}
+
+    @property
+    def canonical(self) -> str:
+        """Name and hyper-parameters as one line of JSON: equal for equal configurations."""
+        return json.dumps({"name": self.name, "params": canonical(self.params)}, sort_keys=True)
+
+    def __repr__(self) -> str:
+        own = parameters(type(self))
+        changed = [
+            f"{n}={_short(v)}" for n, v in self.params.items() if canonical(v) != canonical(own[n].default)
+        ]
+        return f"{self.name or type(self).__name__}({', '.join(changed)})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, Configured) and self.canonical == other.canonical
+
+    def __hash__(self) -> int:
+        return hash(self.canonical)

@@ -1,0 +1,77 @@
+"""The one way a map becomes colours: used in notebooks here, and by every figure in `visualization`."""
+
+import base64
+import html as escape
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+CLIP = 99.0  # percentile of |map| that gets the full colour
+
+
+def limit(maps: Tensor, percentile: float = CLIP) -> float:
+    """The value that gets the full colour: a percentile of |map|, so that a few pixels do not pale the rest."""
+    values = maps.detach().abs().float().flatten()
+    found = float(np.percentile(values.cpu().numpy(), percentile))
+    return found or float(values.max()) or 1.0
+
+
+def colours(one: Tensor, top: float) -> np.ndarray[Any, Any]:
+    """One map `(H, W)` as `(H, W, 4)` RGBA in [0, 1]: red speaks for the target, blue against, and 0 is transparent."""
+    import matplotlib as mpl
+
+    scaled = (one.detach().float().cpu() / top).clamp(-1, 1).numpy()
+    rgba = mpl.colormaps["RdBu_r"](0.5 + 0.5 * scaled)
+    rgba[..., 3] = np.abs(scaled) ** 0.5 * 0.85
+    return np.asarray(rgba)
+
+
+def photograph(image: Tensor, bounds: tuple[float, float] | None) -> np.ndarray[Any, Any]:
+    """An image `(C, H, W)` as `(H, W, 3)` in [0, 1]; anything but one or three channels is shown by its mean."""
+    x = image.detach().float().cpu()
+    low, high = bounds if bounds is not None else (float(x.min()), float(x.max()))
+    x = ((x - low) / max(high - low, 1e-12)).clamp(0, 1)
+    x = x if x.shape[0] == 3 else x.mean(0, keepdim=True).expand(3, -1, -1)
+    return np.asarray(x.permute(1, 2, 0).numpy())
+
+
+def overlay(image: Tensor, one: Tensor, top: float, bounds: tuple[float, float] | None) -> np.ndarray[Any, Any]:
+    """A map over its image in grey, `(H, W, 3)` in [0, 1]."""
+    grey = photograph(image, bounds) @ np.array([0.299, 0.587, 0.114])
+    grey = 0.35 + 0.6 * grey[..., None]  # lighter than the photograph, so that colours show on black too
+    rgba = colours(one, top)
+    return np.asarray(grey * (1 - rgba[..., 3:]) + rgba[..., :3] * rgba[..., 3:])
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Pixels `(H, W, 3)` in [0, 1] as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray((pixels * 255).round().astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def html(found: "Explanation", most: int = 8) -> str:
+    """The first images of an explanation, each with its target and score."""
+    if found.maps.ndim != 4:
+        return f"<pre>{escape.escape(repr(found))}</pre>"
+    cells = []
+    for i in range(min(len(found), most)):
+        one = found.maps[i].sum(0)
+        image = torch.zeros(3, *one.shape) if found.inputs is None else found.inputs[i]
+        data = base64.b64encode(png(overlay(image, one, limit(one), None))).decode()
+        target = "" if found.target is None else f"target {found.target[i].tolist()}, "
+        cells.append(
+            f'<figure style="display:inline-block;margin:4px"><img width="160" src="data:image/png;base64,{data}" alt="map">'
+            f"<figcaption>{target}{escape.escape(found.output)} {float(found.scores[i]):.3g}</figcaption></figure>"
+        )
+    more = f"<p>and {len(found) - most} more</p>" if len(found) > most else ""
+    cost = f"{int(found.forwards.max())} forwards, {int(found.backwards.max())} backwards per image"
+    return f"<div><b>{escape.escape(found.method)}</b> ({cost}); red for, blue against<br>{''.join(cells)}{more}</div>"

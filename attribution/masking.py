@@ -1,0 +1,286 @@
+"""Perturbed images in one place: composed lazily, on the device, and run through the model in full batches.
+
+A `Source` says what is kept of each image; an `Evaluations` collects the sources of any number of methods and metrics and
+runs all of them as one stream. Nothing here ever holds all masks or all perturbed images.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .model import Model
+from .targets import Output, Target
+
+__all__ = ["Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows", "evaluate"]
+
+
+class Source(Protocol):
+    """Perturbed versions of every image of a set: `count` of each of `images`."""
+
+    images: Tensor
+    count: int
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Compose versions `items` of image `row` into `out`, `(len(items), C, H, W)`."""
+
+
+def _mix(out: Tensor, image: Tensor, baseline: Tensor, keep: Tensor) -> None:
+    """`out = keep * image + (1 - keep) * baseline`, exact to the bit where keep is 0 or 1."""
+    if keep.dtype == torch.bool:
+        torch.where(keep, image, baseline, out=out)
+    else:
+        torch.lerp(baseline, image, keep, out=out)
+
+
+@dataclass
+class _Composed:
+    """What all sources share: images `(N, C, H, W)` and the baseline that stands in, broadcastable to them."""
+
+    images: Tensor
+    baseline: Tensor
+
+    def _of(self, row: int, n: int) -> tuple[Tensor, Tensor]:
+        """Image and baseline of one row, `(n, C, H, W)` without copying."""
+        shape = (n, *self.images.shape[1:])
+        baseline = self.baseline[row if self.baseline.shape[0] > 1 else 0]
+        return self.images[row].expand(shape), baseline.expand(shape)
+
+
+@dataclass
+class Clean:
+    """Each image as it is, or a given stand-in for it, once."""
+
+    images: Tensor
+    stand_in: Tensor | None = None
+    count: int = 1
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Copy the image, or its stand-in."""
+        del items
+        value = self.images if self.stand_in is None else self.stand_in
+        out.copy_(value[row if value.shape[0] > 1 else 0].expand(out.shape[1:]).unsqueeze(0))
+
+
+@dataclass
+class Masks(_Composed):
+    """Soft masks, made when they are needed.
+
+    Args:
+        masks: `masks(items)` gives `(len(items), 1, H, W)` in [0, 1], 1 keeps the pixel; the same for every image.
+        count: How many there are.
+    """
+
+    masks: Callable[[slice], Tensor]
+    count: int
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Blend image and baseline by the masks."""
+        image, baseline = self._of(row, len(out))
+        _mix(out, image, baseline, self.masks(items).to(out.device, out.dtype))
+
+
+@dataclass
+class Coalitions(_Composed):
+    """Regions of a label map, each kept to a degree.
+
+    Args:
+        labels: `LongTensor (N, H, W)` (or one for all), numbered without gaps.
+        coalitions: `coalitions(row, items)` gives `(len(items), d)`, how much of each region is kept: bool or in [0, 1].
+        count: How many coalitions there are for each image.
+    """
+
+    labels: Tensor
+    coalitions: Callable[[int, slice], Tensor]
+    count: int
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Look up every pixel's region."""
+        image, baseline = self._of(row, len(out))
+        labels = self.labels[row if self.labels.shape[0] > 1 else 0]
+        keep = self.coalitions(row, items).to(out.device)
+        keep = keep if keep.dtype == torch.bool else keep.to(out.dtype)
+        _mix(out, image, baseline, keep.index_select(1, labels.flatten()).reshape(-1, 1, *labels.shape))
+
+
+@dataclass
+class Ranks(_Composed):
+    """The curves of insertion and deletion: pixels in an order, cut at given points.
+
+    Args:
+        ranks: Integers `(N, H, W)`, 0 for the pixel that comes first.
+        cuts: `LongTensor (K,)`: version k differs in the first `cuts[k]` pixels.
+        insert: Whether those pixels are the image's (insertion), the rest the baseline's, or the other way round.
+    """
+
+    ranks: Tensor
+    cuts: Tensor
+    insert: bool
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many cut points there are."""
+        return len(self.cuts)
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Compare ranks with the cut points."""
+        image, baseline = self._of(row, len(out))
+        cuts = self.cuts[items].to(self.ranks.dtype).to(self.ranks.device)
+        first = self.ranks[row][None, None] < cuts[:, None, None, None]
+        _mix(out, image, baseline, first if self.insert else ~first)
+
+
+@dataclass
+class Windows(_Composed):
+    """One rectangle removed at a time, written as a slice.
+
+    Args:
+        corners: `(K, 2)` tops and lefts.
+        size: (height, width); what hangs over the border is cut off.
+    """
+
+    corners: list[tuple[int, int]]
+    size: tuple[int, int]
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many windows there are."""
+        return len(self.corners)
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Copy the image and overwrite one slice of each copy."""
+        image, baseline = self._of(row, len(out))
+        out.copy_(image)
+        for i, (top, left) in enumerate(self.corners[items]):
+            place = (..., slice(top, top + self.size[0]), slice(left, left + self.size[1]))
+            out[i][place] = baseline[i][place]
+
+
+class Evaluations:
+    """Everything that is to be evaluated on one set of images, as one stream of full batches.
+
+    Args:
+        model: The model.
+        target: Frozen, one row per image.
+        output: Which score.
+
+    Example:
+        >>> images = torch.rand(2, 1, 4, 4)
+        >>> model = Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)))
+        >>> todo = Evaluations(model, model.resolve(images, 0))
+        >>> clean = todo.ask(Clean(images), key="clean")
+        >>> again = todo.ask(Clean(images), key="clean")  # asked for twice, paid once
+        >>> todo.run()
+        >>> clean().shape, model.forwards
+        (torch.Size([2, 1]), 2)
+    """
+
+    def __init__(self, model: Model, target: Target, *, output: Output = "probability") -> None:
+        self.model, self.target, self.output = model, target, output
+        self._waiting: list[tuple[Source, Callable[[Tensor], None]]] = []
+        self._tickets: dict[Hashable, Callable[[], Tensor]] = {}
+
+    def ask(self, source: Source, *, key: Hashable | None = None) -> Callable[[], Tensor]:
+        """Put a source on the list; what comes back gives its scores `(N, count)` once `run` was called.
+
+        Args:
+            source: Versions of this set's images.
+            key: Sources with the same key are the same: only the first is evaluated.
+        """
+        if key is not None and key in self._tickets:
+            return self._tickets[key]
+        box: list[Tensor] = []
+
+        def ticket() -> Tensor:
+            if not box:
+                self.run()
+            return box[0]
+
+        self._waiting.append((source, box.append))
+        if key is not None:
+            self._tickets[key] = ticket
+        return ticket
+
+    def run(self, progress: Callable[[int], Any] | None = None) -> None:
+        """Evaluate all that was asked for; `progress(n)` is told of every batch."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        scores: list[list[Tensor]] = [[] for _ in waiting]
+        for sizes, batch in _stream([s for s, _ in waiting], self.model, self.target, self.output):
+            at = 0
+            for which, size in sizes:
+                scores[which].append(batch[at : at + size])
+                at += size
+            if progress is not None:
+                progress(len(batch))
+        for (source, give), parts in zip(waiting, scores, strict=True):
+            give(torch.cat(parts).reshape(len(source.images), source.count))
+
+
+def evaluate(
+    source: Source, model: Model, target: Target, *, output: Output, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """The scores of one source, `(N, stop - start)`, on the model's device.
+
+    Args:
+        source: Versions of the images.
+        model: The model.
+        target: Frozen, one row per image.
+        output: Which score.
+        start: The first version, and
+        stop: the one after the last; `None` for all.
+    """
+    stop = source.count if stop is None else stop
+    parts = [s for _, s in _stream([_Part(source, start, stop - start)], model, target, output)]
+    return torch.cat(parts).reshape(len(source.images), stop - start)
+
+
+@dataclass
+class _Part:
+    """Some of a source's versions."""
+
+    source: Source
+    start: int
+    count: int
+
+    @property
+    def images(self) -> Tensor:
+        return self.source.images
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        self.source.write(out, row, slice(items.start + self.start, items.stop + self.start))
+
+
+def _stream(
+    sources: list[Any], model: Model, target: Target, output: Output
+) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+    """Fill one buffer again and again, across images and sources, and score it.
+
+    Yields which source each part of the batch belongs to, as (source, size), and the batch's scores.
+    """
+    images = sources[0].images
+    device = model.device or images.device
+    shape = images.shape[1:]
+    layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+    pieces = ((i, row, s.count) for i, s in enumerate(sources) for row in range(len(s.images)) if s.count)
+    piece = next(pieces, None)
+    at = 0
+    buffer = torch.empty(0)
+    while piece is not None:
+        size = model.batch("forward")
+        if len(buffer) < size:
+            buffer = torch.empty((size, *shape), dtype=images.dtype, device=device).contiguous(memory_format=layout)
+        filled, rows, sizes = 0, [], []
+        while piece is not None and filled < size:
+            which, row, count = piece
+            take = min(size - filled, count - at)
+            sources[which].write(buffer[filled : filled + take], row, slice(at, at + take))
+            rows += [row] * take
+            sizes.append((which, take))
+            filled, at = filled + take, at + take
+            if at == count:
+                piece, at = next(pieces, None), 0
+        yield sizes, model.scores(buffer[:filled], target.take(torch.tensor(rows)), output=output)

@@ -1,0 +1,761 @@
+"""The model as every method sees it: everything that lies between an image and the scores that explain it."""
+
+import contextlib
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from . import _layers, _lean
+from .targets import Activation, Output, Target, TargetLike, read, resolve
+
+Kind = Literal["image", "table", "tokens"]
+RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
+SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens": "(N, T, D)"}
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
+
+__all__ = ["Kind", "Ledger", "Model"]
+
+
+@dataclass
+class Ledger:
+    """What was asked of a model while it was open: evaluations per image."""
+
+    forwards: Tensor
+    backwards: Tensor
+
+
+@dataclass
+class _Pace:
+    """Which batch size is fastest, learnt from the first calls."""
+
+    fixed: int | None = None
+    limit: int = SIZES[-1]
+    best: dict[int, list[float]] = field(default_factory=dict)
+    settled: int | None = None
+
+    def size(self) -> int:
+        if self.fixed is not None:
+            return min(self.fixed, self.limit)
+        return min(self.settled or self._next(), self.limit)
+
+    def learning(self) -> bool:
+        return self.fixed is None and self.settled is None
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Keep the time per image; settle once both neighbours of the best size are known to be slower."""
+        if size not in SIZES:
+            return
+        self.best.setdefault(size, []).append(seconds / size)
+        self._next()
+
+    def _known(self, size: int) -> bool:
+        return len(self.best.get(size, ())) >= 3
+
+    def _next(self) -> int:
+        """The next size to try, from 4 outwards; larger ones must be 5% faster to be worth their memory."""
+        start = 4
+        if not self._known(start):
+            return start
+        cost = {s: min(t) for s, t in self.best.items() if self._known(s)}
+        best = min(cost, key=lambda s: cost[s] * (1.05 if s > start else 1.0))
+        at = SIZES.index(best)
+        for neighbour in (SIZES[min(at + 1, len(SIZES) - 1)], SIZES[max(at - 1, 0)]):
+            if not self._known(neighbour) and neighbour <= self.limit:
+                return neighbour
+        self.settled = best
+        return best
+
+
+class Model:
+    """A network with what every method and metric needs to know of it.
+
+    Images are in `bounds`; the model normalises them. The caller's network is never changed: it is run through a private
+    copy, which is checked against it on the first call and made anew when the network's parameters change.
+
+    Args:
+        network: An `nn.Module` or any callable `Tensor -> Tensor`. A callable that autograd cannot see through serves the
+            methods that need no gradients.
+        mean: Per-channel mean that the network's inputs are normalised with; `None`: not normalised.
+        std: The standard deviation beside it.
+        bounds: Smallest and largest pixel value, or `None` if there are none.
+        activation: What makes probabilities of the outputs: `"softmax"`, `"sigmoid"`, or `"none"` for a network that
+            already ends in one. A network with one output is taken for a sigmoid.
+        kind: `"image"` (N, C, H, W), `"table"` (N, F) or `"tokens"` (N, T, D).
+        adapter: Picks the tensor from the network's output: `None` (a tensor, the first of a tuple, the logits of a
+            dictionary or `ModelOutput`), a key or an index, a callable, or `"raw"`: callable targets get what the
+            network returns.
+        forward: Further keyword arguments of the network. Tensors with one entry per image follow their images.
+        batch_size: Images in one forward. `None` measures which size is fastest on the first calls.
+        fast: Whether a fast copy may be used (batch norms folded, channels last): it is compared with the network on the
+            first call and dropped, with a warning, where it differs.
+        fingerprint: A name for the weights of a bare callable; modules have one of their own.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+        >>> model = Model(network, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> images = torch.rand(2, 3, 2, 2)
+        >>> model.scores(images, 4).shape
+        torch.Size([2])
+        >>> scores, gradients = model.gradients(images, [0, 1], output="probability")
+        >>> gradients.shape
+        torch.Size([2, 3, 2, 2])
+        >>> model.forwards, model.backwards
+        (4, 2)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[..., Any],
+        *,
+        mean: Sequence[float] | Tensor | float | None = None,
+        std: Sequence[float] | Tensor | float | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+        activation: Activation = "softmax",
+        kind: Kind = "image",
+        adapter: str | int | Callable[[Any], Any] | None = None,
+        forward: Mapping[str, Any] | None = None,
+        batch_size: int | None = None,
+        fast: bool = True,
+        fingerprint: str | None = None,
+    ) -> None:
+        if isinstance(network, Model):
+            raise TypeError("network is a Model already: use it as it is")
+        if not callable(network):
+            raise TypeError(f"network must be an nn.Module or a callable, not {type(network).__name__}")
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation={activation!r}: choose one of {get_args(Activation)}")
+        if kind not in RANKS:
+            raise ValueError(f"kind={kind!r}: choose one of {tuple(RANKS)}")
+        if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+            raise ValueError(f"bounds={bounds!r}: give (smallest, largest) pixel value, or None")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(f"batch_size={batch_size!r}: give a whole number of at least 1, or None to measure")
+        if std is not None and bool((torch.as_tensor(std) <= 0).any()):
+            raise ValueError(f"std={std!r}: every standard deviation must be positive")
+        self.network, self.mean, self.std, self.bounds = network, mean, std, bounds
+        self.activation, self.kind, self.adapter = activation, kind, adapter
+        self.forward = dict(forward or {})
+        self.batch_size, self.fast = batch_size, fast
+        self._fingerprint = fingerprint
+        self._start()
+
+    def _start(self) -> None:
+        """Everything that is not an argument, as it is before the first call."""
+        self.forwards = 0
+        self.backwards = 0
+        self.shape: tuple[int, ...] | None = None  # of one input, once one was seen
+        self.output_shape: tuple[int, ...] | None = None  # of one output; None until seen, or where it is no tensor
+        self.notes: list[str] = []
+        self.differentiable: bool | None = True if isinstance(self.network, nn.Module) else None
+        self._paces = {k: _Pace(self.batch_size) for k in ("forward", "gradient")}
+        self._ledgers: list[Ledger] = []
+        self._muted = 0
+        self._parent: tuple[Model, bool] | None = None  # the model whose ledger pays, and whether forwards count there
+        self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._stamp: list[Any] | None = None
+        self._sums: Tensor | None = None
+        self._twin: nn.Module | None = None
+        self._engines: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._checked: set[Any] = set()
+        self._splits: dict[Any, tuple[Model, Model]] = {}
+        self._takes_any = False  # a head: its kind is the rank of the activation that it gets
+        self._calls: list[_layers.Call] | None = None
+
+    @classmethod
+    def wrap(cls, network: "Model | nn.Module | Callable[..., Any]") -> "Model":
+        """The model itself, or a plain network as one: no normalisation and no bounds."""
+        return network if isinstance(network, Model) else cls(network, bounds=None)
+
+    def __repr__(self) -> str:
+        network = self.network
+        name = type(network).__name__ if isinstance(network, nn.Module) else getattr(network, "__name__", repr(network))
+        return f"Model({name}, activation={self.activation!r}, kind={self.kind!r}, bounds={self.bounds})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        keep = "network mean std bounds activation kind adapter forward batch_size fast _fingerprint".split()
+        return {k: getattr(self, k) for k in keep}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    # -- what the network is -------------------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these weights from others: class, parameters and buffers, normalisation.
+
+        Raises:
+            ValueError: The network is a bare callable and nobody named it.
+        """
+        own = repr((self.mean, self.std, self.bounds, self.activation, self.kind, self.adapter))
+        digest = hashlib.sha256(own.encode())
+        if self._fingerprint is not None:
+            digest.update(self._fingerprint.encode())
+        elif isinstance(self.network, nn.Module):
+            digest.update(f"{type(self.network).__module__}.{type(self.network).__qualname__}".encode())
+            for name, tensor in sorted(self.network.state_dict().items()):
+                if isinstance(tensor, Tensor):
+                    digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            raise ValueError(
+                "a bare callable has no fingerprint, so results on disk could not be told apart: "
+                "pass Model(..., fingerprint='a name for these weights')"
+            )
+        return digest.hexdigest()[:32]
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network's first parameter lies; `None` for a bare callable."""
+        tensor = self._example()
+        return None if tensor is None else tensor.device
+
+    def _example(self) -> Tensor | None:
+        if not isinstance(self.network, nn.Module):
+            return None
+        found = (t for t in (*self.network.parameters(), *self.network.buffers()) if t.is_floating_point())
+        return next(found, None)
+
+    def refresh(self) -> None:
+        """Make the private copies anew if the network changed since they were made; cheap where it did not."""
+        network = self.network
+        if not isinstance(network, nn.Module):
+            return
+        tensors = [*network.parameters(), *network.buffers()]
+        stamp: list[Any] = [*network.modules(), *tensors, *(t._version for t in tensors if not t.is_inference())]  # noqa: SLF001
+        same = self._stamp is not None and len(stamp) == len(self._stamp)
+        same = same and all(a is b or (type(a) is int and a == b) for a, b in zip(stamp, self._stamp or [], strict=False))
+        # writing to a parameter's `.data` moves no version: its sum does
+        with torch.no_grad():
+            floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+            sums = torch.stack([t.sum(dtype=torch.float32).to(floats[0].device) for t in floats]) if floats else None
+        if same and (sums is None or (self._sums is not None and torch.equal(sums, self._sums))):
+            return
+        self._stamp, self._sums = stamp, sums
+        self._twin = _lean.shadow(network)
+        self._engines = None
+        self._checked.clear()
+        self._splits.clear()
+        self._calls = None
+        self.output_shape = None
+
+    # -- checking what comes in ----------------------------------------------------------------------------------------
+
+    def check(self, images: Tensor) -> Tensor:
+        """The images, if they are what the model takes: the right rank, floating point, finite, inside the bounds.
+
+        Raises:
+            TypeError: Not a tensor of floating point numbers.
+            ValueError: Anything else that is wrong, in a sentence that says what to do.
+        """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"inputs must be a tensor of shape {SHAPES[self.kind]}, not {type(images).__name__}")
+        if self._takes_any:
+            self.kind = next((k for k, rank in RANKS.items() if rank == images.ndim), self.kind)
+        if images.ndim != RANKS[self.kind]:
+            one = images.ndim == RANKS[self.kind] - 1
+            hint = "add the batch axis with inputs[None]" if one else f"this model's kind is {self.kind!r}"
+            raise ValueError(f"inputs must be {SHAPES[self.kind]}, got shape {tuple(images.shape)}: {hint}")
+        if not images.is_floating_point():
+            raise TypeError(
+                f"inputs are {images.dtype}: convert them to floating point in the model's bounds, "
+                "for 8-bit images as images.float() / 255"
+            )
+        if images.numel() == 0:
+            raise ValueError(f"inputs are empty, shape {tuple(images.shape)}: pass at least one")
+        if not bool(images.isfinite().all()):
+            bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(f"inputs {bad[:5]} hold NaN or infinite values: clean or drop them first")
+        if self.bounds is not None:
+            low, high = self.bounds
+            slack = 0.01 * (high - low)
+            least, most = float(images.min()), float(images.max())
+            if least < low - slack or most > high + slack:
+                raise ValueError(
+                    f"inputs go from {least:.3g} to {most:.3g}, outside the model's bounds [{low:g}, {high:g}]: pass images "
+                    "that are not normalised yet and give mean and std to Model, or pass Model(bounds=...)"
+                )
+        return images.detach()
+
+    def resolve(self, images: Tensor, target: TargetLike | Target = None) -> Target:
+        """Check the target and freeze it: `None` becomes the class that the network names on these images."""
+        if isinstance(target, Target):
+            if len(target) != len(images):
+                raise ValueError(f"the target is for {len(target)} rows, the inputs are {len(images)}")
+            return target
+        self.refresh()
+        self._prepare(images)
+        if target is None:
+            with self.uncounted():
+                outputs = self.outputs(images)
+            if not isinstance(outputs, Tensor) or outputs.ndim > 2:
+                raise ValueError(
+                    f"target=None takes the largest class of an (N, C) output; this one is {_describe(outputs)}: "
+                    "pass an index tuple or a callable `outputs -> (N,)`"
+                )
+            target = outputs.reshape(len(images), -1).argmax(1).cpu()
+        return resolve(target, len(images), self.output_shape)
+
+    # -- the three calls -----------------------------------------------------------------------------------------------
+
+    def outputs(self, images: Tensor, *, rows: Tensor | None = None, count: int | None = None) -> Any:
+        """What the network returns for these images, `(N, ...)`, adapted and without gradients."""
+        self._enter(images)
+        rows = torch.arange(len(images)) if rows is None else rows
+        parts = list(self._chunks(images, rows, count or len(images), "forward"))
+        self._charge(rows, backward=False)
+        if all(isinstance(p, Tensor) for _, p in parts):
+            return torch.cat([p.clone() for _, p in parts])  # a clone is no inference tensor
+        return parts[0][1] if len(parts) == 1 else sum((list(p) for _, p in parts), [])
+
+    def scores(self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit") -> Tensor:
+        """One score per image, `(N,)`, on the network's device, in inference mode.
+
+        Args:
+            images: `(N, C, H, W)` in the model's bounds.
+            target: Any form of target, or one that `resolve` has frozen: then nothing is checked again.
+            output: `"logit"`, `"probability"`, `"log_probability"` or `"margin"`.
+        """
+        _check_output(output)
+        if not isinstance(target, Target):
+            target = self.resolve(self.check(images), target)
+        self._enter(images)
+        parts = [
+            read(out, target.take(part), output, self.activation)
+            for part, out in self._chunks(images, target.rows, target.count, "forward")
+        ]
+        self._charge(target.rows, backward=False)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).clone()
+
+    def gradients(
+        self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit"
+    ) -> tuple[Tensor, Tensor]:
+        """Scores `(N,)` and their gradients with respect to the images, `(N, C, H, W)`; nothing else gets a gradient.
+
+        Raises:
+            ValueError: The network is a callable that autograd cannot see through.
+        """
+        _check_output(output)
+        if not isinstance(target, Target):
+            target = self.resolve(self.check(images), target)
+        self._enter(images)
+        scores, gradients = [], []
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            for part, (x, out) in self._chunks(leaf, target.rows, target.count, "gradient"):
+                score = read(out, target.take(part), output, self.activation)
+                if not score.requires_grad:
+                    self.differentiable = False
+                    raise ValueError(
+                        "the scores do not depend on the input in a way autograd can follow: use a method that needs no "
+                        "gradients, attribution.available(needs=())"
+                    )
+                (gradient,) = torch.autograd.grad(score.sum(), x)
+                scores.append(score.detach())
+                gradients.append(gradient)
+        self._charge(target.rows, backward=True)
+        if len(scores) == 1:
+            return scores[0], gradients[0]
+        return torch.cat(scores), torch.cat(gradients)
+
+    def activations(self, images: Tensor, layer: str) -> Tensor:
+        """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`."""
+        images = self.check(images)
+        self.refresh()
+        key = ("trunk", layer)
+        if key not in self._splits:
+            network = self._module("activations")
+            self._enter(images)
+            trunk = _layers.trunk(self, network, layer)
+            self._splits[key] = self._halves(trunk, trunk, layer)
+        out: Tensor = self._splits[key][0].outputs(images)
+        return out
+
+    # -- layers --------------------------------------------------------------------------------------------------------
+
+    def layers(self, images: Tensor | None = None) -> "list[_layers.Call]":
+        """Every module call of one forward, in the order of execution, with the shape of its output.
+
+        Args:
+            images: `(N, C, H, W)`; needed only if the model has not seen one.
+        """
+        if images is not None:
+            self.refresh()
+            self._enter(images)
+            self._prepare(images)
+        self.refresh()
+        if self._calls is None:
+            network = self._module("layers")
+            if self.shape is None:
+                raise ValueError("layers are known once the model has seen an input: pass layers(images)")
+            with torch.inference_mode():
+                self._calls = _layers.calls(network, lambda n: self._through(n, self._blank()))
+        return self._calls
+
+    def auto_layer(self, images: Tensor | None = None) -> str:
+        """The last layer with a spatial map before pooling: where class activation maps are read."""
+        return _layers.last_spatial(self.layers(images))
+
+    def split(
+        self, at: str, *, grid: int | tuple[int, int] | None = None, head: int | None = None
+    ) -> "tuple[Model, Model]":
+        """Cut the network at a layer: `(trunk, head)`, two models.
+
+        The trunk takes images and its `outputs` are the layer's activation; the head takes that activation. With `grid`,
+        the trunk runs every cell of an image of `grid` x `grid` cells by itself and puts the activations side by side,
+        and the head sees the cell number `head` (row by row) and nothing else.
+
+        Args:
+            at: A layer's name (`"name@k"` for its k-th call), or `"input"`.
+            grid: Cells per side, or (rows, columns).
+            head: Which cell the head sees; needs `grid`.
+
+        Raises:
+            ValueError: No such layer (the message lists close ones), or a skip connection leads around it.
+        """
+        self.refresh()
+        if (grid is None) != (head is None):
+            raise ValueError("grid and head go together: which cell of which grid")
+        key = (at, grid, head)
+        if key not in self._splits:
+            network = self._module("split")
+            rows, columns = (grid, grid) if isinstance(grid, int) else (grid or (1, 1))
+            if head is not None and not 0 <= head < rows * columns:
+                raise ValueError(f"head={head}: a grid of {rows} x {columns} has cells 0..{rows * columns - 1}")
+            trunk, rest = _layers.split(self, network, at)
+            if head is not None:
+                trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
+            self._splits[key] = self._halves(trunk, rest, at)
+        return self._splits[key]
+
+    def _halves(self, trunk: nn.Module, rest: nn.Module, at: str) -> "tuple[Model, Model]":
+        first = Model(
+            trunk, mean=self.mean, std=self.std, bounds=self.bounds, kind=self.kind, adapter=_layers.identity,
+            forward=self.forward, batch_size=self.batch_size, fast=self.fast,
+        )
+        if at == "input":
+            second = Model(
+                rest, mean=self.mean, std=self.std, bounds=self.bounds, activation=self.activation, kind=self.kind,
+                adapter=self.adapter, forward=self.forward, batch_size=self.batch_size, fast=self.fast,
+            )
+        else:
+            second = Model(
+                rest, bounds=None, activation=self.activation, adapter=self.adapter, batch_size=self.batch_size,
+                fast=self.fast,
+            )
+            second._takes_any = True  # noqa: SLF001  an activation of whatever rank
+        first._parent, second._parent = (self, True), (self, at == "input")  # noqa: SLF001
+        return first, second
+
+    def _module(self, what: str) -> nn.Module:
+        if not isinstance(self.network, nn.Module):
+            raise ValueError(f"{what} needs an nn.Module: a bare callable has no layers")
+        return self._twin if self._twin is not None else self.network
+
+    # -- cost ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def ledger(self, count: int) -> Iterator[Ledger]:
+        """Count what is asked for each of `count` images while this is open."""
+        ledger = Ledger(torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long))
+        self._ledgers.append(ledger)
+        try:
+            yield ledger
+        finally:
+            self._ledgers.remove(ledger)
+
+    def _charge(self, rows: Tensor, *, backward: bool, forward: bool = True) -> None:
+        if self._muted:
+            return
+        self.forwards += len(rows) if forward else 0
+        self.backwards += len(rows) if backward else 0
+        rows = rows.cpu()
+        for ledger in self._ledgers:
+            one = torch.ones_like(rows)
+            if forward:
+                ledger.forwards.index_add_(0, rows, one)
+            if backward:
+                ledger.backwards.index_add_(0, rows, one)
+        if self._parent is not None:
+            parent, forwards = self._parent
+            parent._charge(rows, backward=backward, forward=forward and forwards)  # noqa: SLF001
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Run without counting: what the model finds out for itself is nobody's cost."""
+        self._muted += 1
+        try:
+            yield
+        finally:
+            self._muted -= 1
+
+    def batch(self, purpose: Literal["forward", "gradient"] = "forward") -> int:
+        """How many images to put into the next call: what was measured to be fastest, or what is being tried."""
+        return self._paces[purpose].size()
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _enter(self, images: Tensor) -> None:
+        """What must be known before anything runs."""
+        self.shape = tuple(images.shape[1:])
+        if isinstance(self.network, nn.Module) and self._stamp is None:
+            self.refresh()
+
+    def _chunks(
+        self, images: Tensor, rows: Tensor, count: int, purpose: Literal["forward", "gradient"]
+    ) -> Iterator[tuple[slice, Any]]:
+        """Run all images in batches of the measured size; halve the batch when memory runs out.
+
+        Yields the slice and its outputs; for gradients, `(input, outputs)`, with the input a leaf.
+        """
+        self._prepare(images)
+        inference = purpose == "forward"
+        engine = self._engine(purpose)
+        pace = self._paces[purpose]
+        at = 0
+        while at < len(images):
+            size = min(pace.size(), len(images) - at)
+            part = slice(at, at + size)
+            x = images[part]
+            timed = pace.learning() and size == pace.size()
+            start = self._clock() if timed else 0.0
+            try:
+                if inference:
+                    with torch.inference_mode():
+                        out: Any = self._through(engine, x, rows[part], count)
+                else:
+                    x = x.detach().requires_grad_()
+                    out = (x, self._through(engine, x, rows[part], count))
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or size == 1:
+                    raise
+                del error
+                pace.limit = max(size // 2, 1)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield part, out
+            if timed:
+                pace.observe(size, self._clock() - start)
+            at += size
+
+    def _clock(self) -> float:
+        device = self.device
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def _engine(self, purpose: Literal["forward", "gradient"]) -> Callable[..., Any]:
+        if self._engines is None:
+            return self._twin if self._twin is not None else self._guarded
+        return self._engines[0 if purpose == "forward" else 1]
+
+    def _guarded(self, x: Tensor, **more: Any) -> Any:
+        """The caller's own network, in evaluation mode for the time of one call."""
+        network = self.network
+        if not isinstance(network, nn.Module):
+            return network(x, **more)
+        modes = [(m, m.training) for m in network.modules()]
+        try:
+            network.eval()
+            return network(x, **more)
+        finally:
+            for m, training in modes:
+                m.training = training
+
+    def _through(
+        self, engine: Callable[..., Any], x: Tensor, rows: Tensor | None = None, count: int | None = None
+    ) -> Any:
+        """Normalise, run, adapt."""
+        example = self._example()
+        if example is not None:
+            x = x.to(example.device, example.dtype, non_blocking=True)
+        if self.mean is not None or self.std is not None:
+            scale, shift = self._normalisation(x)
+            x = torch.addcmul(shift, x, scale)
+        more = self.forward
+        if more and rows is not None:
+            more = {k: _rows(v, rows, count or len(rows)) for k, v in more.items()}
+        return _adapt(engine(x, **more), self.adapter)
+
+    def _normalisation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift that normalise, shaped for `x`."""
+        key = (x.device, x.dtype, x.ndim)
+        if key not in self._affine:
+            with torch.inference_mode(mode=False):
+                mean = torch.as_tensor(0.0 if self.mean is None else self.mean, dtype=torch.float64)
+                std = torch.as_tensor(1.0 if self.std is None else self.std, dtype=torch.float64)
+                shape = (1, -1, *[1] * (x.ndim - 2)) if self.kind != "tokens" else (1,) * (x.ndim - 1) + (-1,)
+                scale, shift = (1 / std).reshape(shape), (-mean / std).reshape(shape)
+                self._affine[key] = scale.to(x.device, x.dtype), shift.to(x.device, x.dtype)
+        return self._affine[key]
+
+    def pixels(self, values: Sequence[float] | Tensor | float | None) -> Tensor:
+        """Per-channel values shaped to stand beside a batch of inputs: `(1, C, 1, 1)`, `(1, F)` or `(1, 1, D)`."""
+        tensor = torch.as_tensor(0.0 if values is None else values, dtype=torch.float32)
+        if self.kind == "table":
+            return tensor.reshape(1, -1)
+        return tensor.reshape(1, -1, 1, 1) if self.kind == "image" else tensor.reshape(1, 1, -1)
+
+    def _blank(self) -> Tensor:
+        """A batch of one input of the shape last seen, of moderate values."""
+        assert self.shape is not None
+        low, high = self.bounds or (0.0, 1.0)
+        return torch.full((1, *self.shape), (low + high) / 2)
+
+    # -- the first call ------------------------------------------------------------------------------------------------
+
+    def _prepare(self, images: Tensor) -> None:
+        """On the first images of a shape: learn the outputs' shape, compare the fast copy, look at batch mates."""
+        key = (tuple(images.shape[1:]), images.dtype, images.device)
+        if key in self._checked:
+            return
+        self._checked.add(key)  # first: what follows runs through here again
+        self.shape = tuple(images.shape[1:])
+        first = images[:1].detach()
+        pair = torch.cat([first, images[1:2].detach() if len(images) > 1 else first.flip(-1)])
+        rows = torch.tensor([0, min(1, len(images) - 1)])
+        count = len(images)
+        original = self._twin if self._twin is not None else self._guarded
+        with torch.inference_mode():
+            single = self._through(original, first, rows[:1], count)
+            both = self._through(original, pair, rows, count)
+        if not isinstance(single, Tensor) or not isinstance(both, Tensor):
+            self.output_shape = None
+            self._engines = (original, original)
+            return
+        if single.ndim == 0 or single.shape[0] != 1 or both.shape[0] != 2:
+            raise ValueError(
+                f"the network returned shape {tuple(both.shape)} for 2 images and {tuple(single.shape)} for one: its "
+                "first axis must be the batch"
+            )
+        self.output_shape = tuple(single.shape[1:])
+        if _distance(single, both[:1]) > 1e-3:
+            warnings.warn(
+                "the output for an image changes with the images beside it in the batch, or from call to call: results "
+                "will depend on the batch; run it with Model(batch_size=1), and look for batch norm or dropout at work",
+                RuntimeWarning,
+                stacklevel=_outside(),
+            )
+        if self._twin is None:
+            if isinstance(self.network, nn.Module):
+                self._note("the network cannot be copied: it is run itself, in evaluation mode, and put back")
+            self._engines = (self._guarded, self._guarded)
+        elif self._engines is None:
+            self._engines = self._compare(pair, rows, count, both)
+
+    def _compare(self, pair: Tensor, rows: Tensor, count: int, expected: Tensor) -> tuple[Any, Any]:
+        """The fast copies, if they give what the network gives; otherwise the plain one."""
+        assert self._twin is not None
+        hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self._twin.modules())  # noqa: SLF001
+        if not self.fast or hooks:
+            if hooks and self.fast:
+                self._note("the network has hooks: it is run without the fast copy, so that they are called")
+            return self._twin, self._twin
+        try:
+            forward, gradient, note = _lean.lean(self._twin)
+            with torch.inference_mode():
+                found = [self._through(engine, pair, rows, count) for engine in (forward, gradient)]
+            worst = max(_distance(f, expected) for f in found)
+        except Exception as error:  # noqa: BLE001  the copy is a luxury: whatever it raises, the network itself is there
+            self._note(f"no fast copy: {type(error).__name__}: {error}")
+            return self._twin, self._twin
+        if not worst <= TOLERANCE:
+            warnings.warn(
+                f"the fast copy of the network differs from it by {worst:.1e} of its largest output and is not used",
+                RuntimeWarning,
+                stacklevel=_outside(),
+            )
+            return self._twin, self._twin
+        if note is not None:
+            self._note(note)
+        return forward, gradient
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, over the largest value of `b`."""
+    if a.shape != b.shape:
+        return float("inf")
+    largest = float(b.abs().max())
+    return float((a - b).abs().max()) / largest if largest else float((a - b).abs().max())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
+def _rows(value: Any, rows: Tensor, count: int) -> Any:
+    """A keyword tensor for these rows, if it has one entry per image."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    if value.shape[0] == 1:
+        return value.expand(len(rows), *value.shape[1:])
+    return value[rows.to(value.device)] if value.shape[0] == count else value
+
+
+def _adapt(out: Any, adapter: str | int | Callable[[Any], Any] | None) -> Any:
+    """The tensor of scores in what a network returned."""
+    if adapter == "raw":
+        return out
+    if callable(adapter):
+        return adapter(out)
+    if adapter is not None:
+        try:
+            return out[adapter]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"adapter={adapter!r} finds nothing in {_describe(out)}") from error
+    if isinstance(out, Tensor):
+        return out
+    if isinstance(out, Mapping):
+        for key in ("logits", "out", "output", "scores"):
+            if isinstance(out.get(key), Tensor):
+                return out[key]
+        tensors = [v for v in out.values() if isinstance(v, Tensor)]
+        return tensors[0] if len(tensors) == 1 else out
+    if hasattr(out, "logits") and isinstance(out.logits, Tensor):
+        return out.logits
+    if isinstance(out, tuple) and out and isinstance(out[0], Tensor):
+        return out[0]
+    if isinstance(out, list | tuple | Mapping):
+        return out
+    raise TypeError(
+        f"the network returned {_describe(out)}: it must return a tensor, or a tuple, dictionary or ModelOutput with one; "
+        "pass Model(adapter=...) to pick it"
+    )
+
+
+def _describe(out: Any) -> str:
+    if isinstance(out, Tensor):
+        return f"a tensor of shape {tuple(out.shape)}"
+    if isinstance(out, Mapping):
+        return f"a dictionary with {list(out)[:6]}"
+    return f"a {type(out).__name__}"
+
+
+def _check_output(output: str) -> None:
+    if output not in get_args(Output):
+        raise ValueError(f"output={output!r}: choose one of {get_args(Output)}")
+
+
+def _outside() -> int:
+    """How many frames up the first caller outside this package stands: where a warning should point."""
+    import sys
+
+    depth, frame = 1, cast("Any", sys._getframe(1))  # noqa: SLF001
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("attriscope."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
