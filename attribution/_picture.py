@@ -22,6 +22,23 @@ def limit(maps: Tensor, percentile: float = CLIP) -> float:
     return found or float(values.max()) or 1.0
 
 
+def shown(maps: Tensor, method: str) -> tuple[Tensor, str]:
+    """Maps `(N, H, W)` as they are drawn, and what their colours mean.
+
+    A map with a constant of no meaning is drawn as what differs from its mean; all others as they are, so that 0 is
+    where a map says nothing.
+    """
+    from .attributor import REGISTRY, TAGS
+
+    try:
+        tags = REGISTRY.facts(method).tags
+    except ValueError:  # maps from elsewhere
+        tags = {**TAGS, "signed": bool((maps < 0).any())}
+    if tags["offset"]:
+        return maps - maps.mean((-2, -1), keepdim=True), "above and below its mean"
+    return maps, "for and against" if tags["signed"] else "importance, unsigned"
+
+
 def colours(one: Tensor, top: float) -> np.ndarray[Any, Any]:
     """One map `(H, W)` as `(H, W, 4)` RGBA in [0, 1]: red speaks for the target, blue against, and 0 is transparent."""
     import matplotlib as mpl
@@ -63,8 +80,9 @@ def html(found: "Explanation", most: int = 8) -> str:
     if found.maps.ndim != 4:
         return f"<pre>{escape.escape(repr(found))}</pre>"
     cells = []
+    drawn, meaning = shown(found.maps.sum(1), found.method)
     for i in range(min(len(found), most)):
-        one = found.maps[i].sum(0)
+        one = drawn[i]
         image = torch.zeros(3, *one.shape) if found.inputs is None else found.inputs[i]
         data = base64.b64encode(png(overlay(image, one, limit(one), None))).decode()
         target = "" if found.target is None else f"target {found.target[i].tolist()}, "
@@ -74,4 +92,4 @@ def html(found: "Explanation", most: int = 8) -> str:
         )
     more = f"<p>and {len(found) - most} more</p>" if len(found) > most else ""
     cost = f"{int(found.forwards.max())} forwards, {int(found.backwards.max())} backwards per image"
-    return f"<div><b>{escape.escape(found.method)}</b> ({cost}); red for, blue against<br>{''.join(cells)}{more}</div>"
+    return f"<div><b>{escape.escape(found.method)}</b> ({cost}); red and blue: {meaning}<br>{''.join(cells)}{more}</div>"

@@ -29,7 +29,7 @@ REGISTRY: "Registry[Attributor]" = Registry("method", "attriscope.attribution")
 
 
 TAGS: dict[str, Any] = {
-    "stochastic": False, "granularity": "pixel", "signed": True, "complete": False, "samples": None, "kinds": tuple(RANKS),
+    "stochastic": False, "granularity": "pixel", "signed": True, "offset": False, "complete": False, "samples": None, "kinds": tuple(RANKS),
     "small": {},
 }  # of a class that nobody registered
 
@@ -112,7 +112,7 @@ class Attributor(Configured):
     # -- what a user calls ---------------------------------------------------------------------------------------------
 
     def attribute(
-        self, inputs: Tensor, target: TargetLike = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
+        self, inputs: Tensor, target: TargetLike | Target = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
     ) -> Tensor:
         """The maps alone: `(N, 1, H, W)`, signed and un-normalised, on the inputs' device.
 
@@ -129,12 +129,12 @@ class Attributor(Configured):
         """
         return self._explain(inputs, target, baseline, regions, scores=False).maps
 
-    def __call__(self, inputs: Tensor, target: TargetLike = None, **more: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, target: TargetLike | Target = None, **more: Any) -> Tensor:
         """The same as `attribute`."""
         return self.attribute(inputs, target, **more)
 
     def explain(
-        self, inputs: Tensor, target: TargetLike = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
+        self, inputs: Tensor, target: TargetLike | Target = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
     ) -> Explanation:
         """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
         return self._explain(inputs, target, baseline, regions, scores=True)
@@ -157,7 +157,7 @@ class Attributor(Configured):
     # -- how it is run -------------------------------------------------------------------------------------------------
 
     def _explain(
-        self, inputs: Tensor, target: TargetLike, baseline: Any, regions: Any, *, scores: bool
+        self, inputs: Tensor, target: TargetLike | Target, baseline: Any, regions: Any, *, scores: bool
     ) -> Explanation:
         given = {"baseline": baseline, "regions": regions}
         changed = {k: v for k, v in given.items() if v is not None}
@@ -179,7 +179,7 @@ class Attributor(Configured):
         frozen = model.resolve(images, target)
         with model.uncounted():
             clean = model.scores(images, frozen, output=self.output) if scores else torch.empty(0)
-        with model.ledger(len(images)) as ledger:
+        with model.ledger(frozen.count) as ledger:
             start = time.perf_counter()
             native, details = self.compute(images, frozen)
             if native.device.type == "cuda":
@@ -199,8 +199,8 @@ class Attributor(Configured):
             native=native.to(device, kind),
             target=frozen.value(),
             scores=clean.to(device, kind),
-            forwards=ledger.forwards,
-            backwards=ledger.backwards,
+            forwards=ledger.forwards[frozen.rows],
+            backwards=ledger.backwards[frozen.rows],
             seconds=seconds,
             details=details,
             method=self.name,
@@ -261,6 +261,7 @@ def register(
     stochastic: bool = False,
     granularity: Granularity = "pixel",
     signed: bool = True,
+    offset: bool = False,
     complete: bool = False,
     samples: str | None = None,
     kinds: tuple[str, ...] = ("image",),
@@ -277,6 +278,7 @@ def register(
         stochastic: Whether the seed changes the map.
         granularity: What gets a value of its own: `"pixel"`, `"cell"`, `"region"`.
         signed: Whether negative values speak against the target.
+        offset: Whether the map has a constant of no meaning, so that figures show what differs from its mean.
         complete: Whether the map sums to the score minus the baseline's.
         samples: The parameter that a budget picks.
         kinds: Which kinds of input.
@@ -298,7 +300,7 @@ def register(
 
     def decorate(cls: A) -> A:
         tags = {
-            "stochastic": stochastic, "granularity": granularity, "signed": signed, "complete": complete,
+            "stochastic": stochastic, "granularity": granularity, "signed": signed, "offset": offset, "complete": complete,
             "samples": samples, "kinds": kinds, "small": small or {},
         }
         facts = Facts(name, family, paper, as_tuple(aliases), frozenset(as_tuple(needs)), tags)

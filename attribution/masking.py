@@ -164,7 +164,7 @@ class Evaluations:
     Args:
         model: The model.
         target: Frozen, one row per image.
-        output: Which score.
+        output: Which score, where a source is not asked for with one of its own.
 
     Example:
         >>> images = torch.rand(2, 1, 4, 4)
@@ -179,16 +179,21 @@ class Evaluations:
 
     def __init__(self, model: Model, target: Target, *, output: Output = "probability") -> None:
         self.model, self.target, self.output = model, target, output
-        self._waiting: list[tuple[Source, Callable[[Tensor], None]]] = []
+        self._waiting: list[tuple[Source, Output, Callable[[Tensor], None]]] = []
         self._tickets: dict[Hashable, Callable[[], Tensor]] = {}
 
-    def ask(self, source: Source, *, key: Hashable | None = None) -> Callable[[], Tensor]:
+    def ask(
+        self, source: Source, *, output: Output | None = None, key: Hashable | None = None
+    ) -> Callable[[], Tensor]:
         """Put a source on the list; what comes back gives its scores `(N, count)` once `run` was called.
 
         Args:
             source: Versions of this set's images.
-            key: Sources with the same key are the same: only the first is evaluated.
+            output: Which score; the default is this object's.
+            key: Sources with the same key and output are the same: only the first is evaluated.
         """
+        output = output or self.output
+        key = None if key is None else (key, output)
         if key is not None and key in self._tickets:
             return self._tickets[key]
         box: list[Tensor] = []
@@ -198,26 +203,25 @@ class Evaluations:
                 self.run()
             return box[0]
 
-        self._waiting.append((source, box.append))
+        self._waiting.append((source, output, box.append))
         if key is not None:
             self._tickets[key] = ticket
         return ticket
 
-    def run(self, progress: Callable[[int], Any] | None = None) -> None:
-        """Evaluate all that was asked for; `progress(n)` is told of every batch."""
+    def run(self) -> None:
+        """Evaluate all that was asked for."""
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        scores: list[list[Tensor]] = [[] for _ in waiting]
-        for sizes, batch in _stream([s for s, _ in waiting], self.model, self.target, self.output):
-            at = 0
-            for which, size in sizes:
-                scores[which].append(batch[at : at + size])
-                at += size
-            if progress is not None:
-                progress(len(batch))
-        for (source, give), parts in zip(waiting, scores, strict=True):
-            give(torch.cat(parts).reshape(len(source.images), source.count))
+        for output in dict.fromkeys(o for _, o, _ in waiting):
+            group = [(source, give) for source, o, give in waiting if o == output]
+            scores: list[list[Tensor]] = [[] for _ in group]
+            for sizes, batch in _stream([s for s, _ in group], self.model, self.target, output):
+                at = 0
+                for which, size in sizes:
+                    scores[which].append(batch[at : at + size])
+                    at += size
+            for (source, give), parts in zip(group, scores, strict=True):
+                found = torch.cat(parts) if parts else source.images.new_zeros(0)
+                give(found.reshape(len(source.images), source.count))
 
 
 def evaluate(

@@ -158,6 +158,7 @@ class Model:
         self._paces = {k: _Pace(self.batch_size) for k in ("forward", "gradient")}
         self._ledgers: list[Ledger] = []
         self._muted = 0
+        self._listeners: list[Callable[[int], Any]] = []
         self._parent: tuple[Model, bool] | None = None  # the model whose ledger pays, and whether forwards count there
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
         self._stamp: list[Any] | None = None
@@ -476,6 +477,8 @@ class Model:
     def _charge(self, rows: Tensor, *, backward: bool, forward: bool = True) -> None:
         if self._muted:
             return
+        for tell in self._listeners:
+            tell(len(rows) * (forward + backward))
         self.forwards += len(rows) if forward else 0
         self.backwards += len(rows) if backward else 0
         rows = rows.cpu()
@@ -488,6 +491,15 @@ class Model:
         if self._parent is not None:
             parent, forwards = self._parent
             parent._charge(rows, backward=backward, forward=forward and forwards)  # noqa: SLF001
+
+    @contextlib.contextmanager
+    def listen(self, tell: Callable[[int], Any]) -> Iterator[None]:
+        """Call `tell(n)` after every n evaluations while this is open: what a progress bar shows."""
+        self._listeners.append(tell)
+        try:
+            yield
+        finally:
+            self._listeners.remove(tell)
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:

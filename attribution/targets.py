@@ -27,8 +27,8 @@ class Target:
     """A target that was checked against the outputs and frozen.
 
     Attributes:
-        rows: `LongTensor (M,)`, the image that each row belongs to.
-        count: How many images there are.
+        rows: `LongTensor (M,)`, the image that each row belongs to, in the whole set.
+        count: How many images the whole set has.
         index: `LongTensor (M, k)`, the entry of each row's output, or `None` where `function` says what to read.
         function: A callable `outputs -> (M,)`. If it has a method `take(rows)`, that gives the callable for those rows.
     """
@@ -55,10 +55,6 @@ class Target:
         if self.index is None:
             return None
         return self.index[:, 0] if self.index.shape[1] == 1 else self.index
-
-    def renumbered(self) -> "Target":
-        """The same rows, each taken for an image of its own: what a block of a larger set looks like from inside."""
-        return replace(self, rows=torch.arange(len(self)), count=len(self))
 
 
 def resolve(target: TargetLike, count: int, shape: Sequence[int] | None) -> Target:

@@ -1,0 +1,12 @@
+"""Metrics that score attribution maps, and studies that compare methods."""
+
+from .faithfulness.deletion import Deletion
+from .faithfulness.insertion import Insertion
+from .metric import Metric, Scored, available, create, describe, register
+from .study import Study, compare
+
+__all__ = [
+    "Metric", "Scored", "Study",
+    "available", "compare", "create", "describe", "register",
+    "Deletion", "Insertion",
+]

@@ -111,7 +111,7 @@ def rise(
 
 
 @register(
-    "rise", family="perturbation", stochastic=True, granularity="cell", samples="masks",
+    "rise", family="perturbation", stochastic=True, granularity="cell", offset=True, samples="masks",
     small={"masks": 512, "grid": 4},
     paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421, equation 6",
 )
