@@ -3,6 +3,7 @@
 from . import baselines, masking, regions, targets
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
+from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.input_x_gradient import InputXGradient
@@ -14,10 +15,30 @@ from .perturbation.rise import RISE
 from .perturbation.sobol import Sobol
 
 __all__ = [
-    "Attributor", "Computed", "Cost", "Explanation", "Model",
-    "available", "create", "describe", "register",
-    "from_captum", "from_maps",
-    "baselines", "masking", "regions", "targets",
-    "FromCaptum", "FromMaps",
-    "GradCAM", "InputXGradient", "IntegratedGradients", "Occlusion", "RISE", "Saliency", "Sobol",
+    "Attributor",
+    "Computed",
+    "Cost",
+    "Explanation",
+    "Model",
+    "available",
+    "check",
+    "checks",
+    "create",
+    "describe",
+    "register",
+    "from_captum",
+    "from_maps",
+    "baselines",
+    "masking",
+    "regions",
+    "targets",
+    "FromCaptum",
+    "FromMaps",
+    "GradCAM",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Occlusion",
+    "RISE",
+    "Saliency",
+    "Sobol",
 ]

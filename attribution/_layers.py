@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from .model import Model
 
 POOLINGS = (
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.LPPool2d, nn.FractionalMaxPool2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.LPPool2d,
+    nn.FractionalMaxPool2d,
 )
 PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
 
@@ -54,7 +59,7 @@ def calls(network: nn.Module, run: Callable[[nn.Module], Any]) -> list[Call]:
     for name, _, _ in seen:
         total[name] = total.get(name, 0) + 1
     count: dict[str, int] = {}
-    found = []
+    found: list[Call] = []
     for name, module, out in seen:
         k = count[name] = count.get(name, -1) + 1
         tensor = isinstance(out, Tensor)
@@ -228,13 +233,13 @@ def _needed(wanted: list[fx.Node], stop: fx.Node | None) -> set[fx.Node]:
 def _is_batch_size(node: fx.Node) -> bool:
     """Whether a node is the size of some tensor's first axis."""
     if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
-        return node.args[1] == 0
+        return bool(node.args[1] == 0)
     if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         if source.op == "call_method" and source.target == "size" and len(source.args) == 1:
             return True
-        return source.op == "call_function" and source.target is getattr and source.args[1] == "shape"
+        return bool(source.op == "call_function" and source.target is getattr and source.args[1] == "shape")
     return False
 
 

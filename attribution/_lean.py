@@ -17,16 +17,28 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 CONVOLUTIONS: dict[Any, Any] = {
-    functional.conv1d: functional.conv1d, functional.conv2d: functional.conv2d, functional.conv3d: functional.conv3d,
-    torch.conv1d: functional.conv1d, torch.conv2d: functional.conv2d, torch.conv3d: functional.conv3d,
+    functional.conv1d: functional.conv1d,
+    functional.conv2d: functional.conv2d,
+    functional.conv3d: functional.conv3d,
+    torch.conv1d: functional.conv1d,
+    torch.conv2d: functional.conv2d,
+    torch.conv3d: functional.conv3d,
 }
 IN_PLACE: dict[Any, Callable[..., Any]] = {
-    nn.ReLU: functional.relu, nn.ReLU6: functional.relu6, nn.SiLU: functional.silu, nn.Hardswish: functional.hardswish,
-    nn.LeakyReLU: functional.leaky_relu, nn.ELU: functional.elu, nn.Mish: functional.mish,
+    nn.ReLU: functional.relu,
+    nn.ReLU6: functional.relu6,
+    nn.SiLU: functional.silu,
+    nn.Hardswish: functional.hardswish,
+    nn.LeakyReLU: functional.leaky_relu,
+    nn.ELU: functional.elu,
+    nn.Mish: functional.mish,
 }
 IN_PLACE_FUNCTIONS = {
-    functional.relu: functional.relu, torch.relu: functional.relu, functional.relu6: functional.relu6,
-    functional.silu: functional.silu, functional.hardswish: functional.hardswish,
+    functional.relu: functional.relu,
+    torch.relu: functional.relu,
+    functional.relu6: functional.relu6,
+    functional.silu: functional.silu,
+    functional.hardswish: functional.hardswish,
 }
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -45,7 +57,7 @@ def shadow(network: nn.Module) -> nn.Module | None:
     except Exception:  # noqa: BLE001  a network may hold anything, locks and open files among it
         return None
     for parameter in twin.parameters():
-        parameter.requires_grad_(False)  # noqa: FBT003
+        parameter.requires_grad_(False)
     return twin.eval()
 
 
@@ -206,9 +218,7 @@ def _arguments(node: fx.Node, names: list[str], defaults: list[Any]) -> list[Any
     return found + [node.kwargs.get(n, d) for n, d in zip(names[len(found) :], defaults[len(found) :], strict=True)]
 
 
-def _convolution(
-    node: fx.Node, modules: dict[str, nn.Module], constants: dict[fx.Node, Any]
-) -> Convolution | None:
+def _convolution(node: fx.Node, modules: dict[str, nn.Module], constants: dict[fx.Node, Any]) -> Convolution | None:
     """The node as a convolution with weights of its own, if it is one with constant weights."""
     if node.op == "call_module":
         m = modules[str(node.target)]
@@ -254,11 +264,16 @@ def _affine(
     node: fx.Node, modules: dict[str, nn.Module], constants: dict[fx.Node, Any]
 ) -> tuple[Tensor, Tensor] | None:
     """A batch norm in evaluation mode as (scale, shift), in float64; `None` for anything else."""
+    mean: Any
+    var: Any
+    weight: Any
+    bias: Any
     if node.op == "call_module":
         m = modules[str(node.target)]
         if type(m) not in BATCH_NORMS or m.running_mean is None or m.running_var is None:
             return None
-        mean, var, weight, bias, eps = m.running_mean, m.running_var, m.weight, m.bias, m.eps
+        mean, var, weight, bias = m.running_mean, m.running_var, m.weight, m.bias
+        eps = m.eps
     elif node.op == "call_function" and node.target in {functional.batch_norm, torch.batch_norm}:
         names = ["input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"]
         if node.target is torch.batch_norm:
@@ -273,12 +288,10 @@ def _affine(
         eps = given["eps"]
     else:
         return None
-    assert isinstance(mean, Tensor)
-    assert isinstance(var, Tensor)
     scale = (var.double() + float(eps)).rsqrt()
-    scale = scale if weight is None else scale * weight.detach().double()
+    scale = scale * weight.detach().double() if isinstance(weight, Tensor) else scale
     shift = -mean.double() * scale
-    return scale, shift if bias is None else shift + bias.detach().double()
+    return scale, shift + bias.detach().double() if isinstance(bias, Tensor) else shift
 
 
 def _fold_affine(

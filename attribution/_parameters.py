@@ -32,7 +32,7 @@ class Range:
     power: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if self.open and (value == self.low or value == self.high):
+        if self.open and value in (self.low, self.high):
             return False
         if self.power and (int(value) & (int(value) - 1) or value < 1):
             return False
@@ -136,9 +136,13 @@ def _literals(member: Any) -> tuple[Any, ...]:
     return get_args(base) if get_origin(base) is Literal else ()
 
 
-@cache
 def parameters(cls: type) -> dict[str, Parameter]:
     """The hyper-parameters of a dataclass of ours, in the order of its signature."""
+    return _parameters(cls)
+
+
+@cache
+def _parameters(cls: Any) -> dict[str, Parameter]:
     hints = get_type_hints(cls, include_extras=True)
     helps = _helps(cls)
     return {
@@ -200,7 +204,7 @@ def _is(value: Any, base: Any) -> bool:
     if origin is not None and isinstance(origin, type):
         if origin in {tuple, list}:
             return isinstance(value, tuple | list)
-        return isinstance(value, origin) if origin is not Callable else callable(value)
+        return isinstance(value, origin) if str(origin) != str(Callable) else callable(value)
     if base in {int, float}:
         number = isinstance(value, int if base is int else int | float) and not isinstance(value, bool)
         return number and value == value  # noqa: PLR0124  NaN is no number here
@@ -258,9 +262,7 @@ class Configured:
 
     def __repr__(self) -> str:
         own = parameters(type(self))
-        changed = [
-            f"{n}={_short(v)}" for n, v in self.params.items() if canonical(v) != canonical(own[n].default)
-        ]
+        changed = [f"{n}={_short(v)}" for n, v in self.params.items() if canonical(v) != canonical(own[n].default)]
         return f"{self.name or type(self).__name__}({', '.join(changed)})"
 
     def __eq__(self, other: object) -> bool:

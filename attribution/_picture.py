@@ -92,4 +92,6 @@ def html(found: "Explanation", most: int = 8) -> str:
         )
     more = f"<p>and {len(found) - most} more</p>" if len(found) > most else ""
     cost = f"{int(found.forwards.max())} forwards, {int(found.backwards.max())} backwards per image"
-    return f"<div><b>{escape.escape(found.method)}</b> ({cost}); red and blue: {meaning}<br>{''.join(cells)}{more}</div>"
+    return (
+        f"<div><b>{escape.escape(found.method)}</b> ({cost}); red and blue: {meaning}<br>{''.join(cells)}{more}</div>"
+    )

@@ -29,7 +29,13 @@ REGISTRY: "Registry[Attributor]" = Registry("method", "attriscope.attribution")
 
 
 TAGS: dict[str, Any] = {
-    "stochastic": False, "granularity": "pixel", "signed": True, "offset": False, "complete": False, "samples": None, "kinds": tuple(RANKS),
+    "stochastic": False,
+    "granularity": "pixel",
+    "signed": True,
+    "offset": False,
+    "complete": False,
+    "samples": None,
+    "kinds": tuple(RANKS),
     "small": {},
 }  # of a class that nobody registered
 
@@ -112,7 +118,12 @@ class Attributor(Configured):
     # -- what a user calls ---------------------------------------------------------------------------------------------
 
     def attribute(
-        self, inputs: Tensor, target: TargetLike | Target = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
+        self,
+        inputs: Tensor,
+        target: TargetLike | Target = None,
+        *,
+        baseline: baselines.Baseline | None = None,
+        regions: Any = None,
     ) -> Tensor:
         """The maps alone: `(N, 1, H, W)`, signed and un-normalised, on the inputs' device.
 
@@ -134,7 +145,12 @@ class Attributor(Configured):
         return self.attribute(inputs, target, **more)
 
     def explain(
-        self, inputs: Tensor, target: TargetLike | Target = None, *, baseline: baselines.Baseline | None = None, regions: Any = None
+        self,
+        inputs: Tensor,
+        target: TargetLike | Target = None,
+        *,
+        baseline: baselines.Baseline | None = None,
+        regions: Any = None,
     ) -> Explanation:
         """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
         return self._explain(inputs, target, baseline, regions, scores=True)
@@ -166,12 +182,14 @@ class Attributor(Configured):
                 if option not in parameters(type(self)):
                     raise TypeError(f"{self.name} has no option {option!r}")
             other = type(self)(self.model, **{**self.params, **changed})
-            other._budget = self._budget  # type: ignore[misc]
-            return other._explain(inputs, target, None, None, scores=scores)
+            other._budget = self._budget  # type: ignore[misc]  # noqa: SLF001
+            return other._explain(inputs, target, None, None, scores=scores)  # noqa: SLF001
         model = self.model
         images = model.check(inputs)
         if model.kind not in self.facts.tags["kinds"]:
-            raise ValueError(f"{self.name} explains {SHAPES[self.facts.tags['kinds'][0]]} inputs, got {tuple(images.shape)}")
+            raise ValueError(
+                f"{self.name} explains {SHAPES[self.facts.tags['kinds'][0]]} inputs, got {tuple(images.shape)}"
+            )
         if self._budget is not None and sum(self.cost(tuple(images.shape[1:]), **self.params)) > self._budget:
             raise ValueError(_too_dear(type(self), self._budget, self.params, tuple(images.shape[1:])))
         device, dtype = images.device, images.dtype
@@ -300,8 +318,14 @@ def register(
 
     def decorate(cls: A) -> A:
         tags = {
-            "stochastic": stochastic, "granularity": granularity, "signed": signed, "offset": offset, "complete": complete,
-            "samples": samples, "kinds": kinds, "small": small or {},
+            "stochastic": stochastic,
+            "granularity": granularity,
+            "signed": signed,
+            "offset": offset,
+            "complete": complete,
+            "samples": samples,
+            "kinds": kinds,
+            "small": small or {},
         }
         facts = Facts(name, family, paper, as_tuple(aliases), frozenset(as_tuple(needs)), tags)
         if samples is not None and samples not in parameters(cls):
@@ -313,7 +337,9 @@ def register(
     return decorate
 
 
-def available(pattern: str = "*", *, model: Model | nn.Module | Callable[..., Any] | None = None, **tags: Any) -> list[str]:
+def available(
+    pattern: str = "*", *, model: Model | nn.Module | Callable[..., Any] | None = None, **tags: Any
+) -> list[str]:
     """The names of all methods, sorted.
 
     Args:
@@ -385,7 +411,9 @@ def _fit(cls: type[Attributor], budget: int, options: dict[str, Any], model: Mod
         if sum(cls.cost(shape, **options)) > budget:
             raise ValueError(_too_dear(cls, budget, options, shape))
         return options
-    limits = next((n for n in getattr(parameters(cls)[samples].annotation, "__metadata__", ()) if isinstance(n, Range)), Range(1))
+    limits = next(
+        (n for n in getattr(parameters(cls)[samples].annotation, "__metadata__", ()) if isinstance(n, Range)), Range(1)
+    )
 
     def price(n: int) -> int:
         return sum(cls.cost(shape, **{**options, samples: n}))

@@ -99,7 +99,9 @@ class Explanation:
                 header = json.loads((file.metadata() or {})["attriscope"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if header["format"] > FORMAT:
-                raise ValueError(f"{path} was written by a newer attriscope (format {header['format']}): upgrade to read it")
+                raise ValueError(
+                    f"{path} was written by a newer attriscope (format {header['format']}): upgrade to read it"
+                )
             names = ("maps", "native", "scores", "forwards", "backwards")
             return cls(
                 **{n: tensors[n] for n in names},
@@ -131,5 +133,7 @@ def _put(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
 
 def _take(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
-        return tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _take(v, tensors) for k, v in value.items()}
+        return (
+            tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _take(v, tensors) for k, v in value.items()}
+        )
     return [_take(v, tensors) for v in value] if isinstance(value, list) else value

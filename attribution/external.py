@@ -45,12 +45,15 @@ class FromMaps(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del options, shape
         return 0, 0
 
 
 def from_maps(
-    maps: Tensor, model: Model | nn.Module | Callable[..., Any], *, name: str = "maps", channels: Channels = "sum",
+    maps: Tensor,
+    model: Model | nn.Module | Callable[..., Any],
+    *,
+    name: str = "maps",
+    channels: Channels = "sum",
     resize: Resize | None = "bilinear",
 ) -> FromMaps:
     """Maps made elsewhere as an attributor for the images that they belong to.
@@ -94,9 +97,8 @@ class FromCaptum(Attributor):
             raise ValueError("a Captum object takes class numbers or index tuples, not a callable target")
         index = target.value()
         assert index is not None
-        wanted = index if index.ndim == 1 else [tuple(i) for i in index.tolist()]
-        if self.model.output_shape == ():
-            wanted = None
+        tuples = [tuple(i) for i in index.tolist()]
+        wanted = None if self.model.output_shape == () else index if index.ndim == 1 else tuples
         scale, shift = self.model._normalisation(inputs)  # noqa: SLF001  what lies between image and network is the model's
         network = getattr(self.source, "forward_func", None)
         with _watched(network, self.model, target), torch.inference_mode(mode=False), torch.enable_grad():
@@ -106,9 +108,6 @@ class FromCaptum(Attributor):
         if not isinstance(found, Tensor) or len(found) != len(inputs):
             raise ValueError(f"{self.label} returned no tensor with one map per image")
         return Computed(found.detach(), {})
-
-    def _reduce(self, maps: Tensor) -> Tensor:
-        return super()._reduce(maps)
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -145,8 +144,13 @@ def _watched(network: Any, model: Model, target: Target) -> Iterator[None]:
 
 
 def from_captum(
-    source: Any, model: Model | None = None, *, name: str | None = None, channels: Channels = "sum",
-    resize: Resize | None = "bilinear", **options: Any,
+    source: Any,
+    model: Model | None = None,
+    *,
+    name: str | None = None,
+    channels: Channels = "sum",
+    resize: Resize | None = "bilinear",
+    **options: Any,
 ) -> FromCaptum:
     """A Captum object as an attributor.
 

@@ -21,7 +21,10 @@ class Source(Protocol):
     """Perturbed versions of every image of a set: `count` of each of `images`."""
 
     images: Tensor
-    count: int
+
+    @property
+    def count(self) -> int:
+        """Versions of each image."""
 
     def write(self, out: Tensor, row: int, items: slice) -> None:
         """Compose versions `items` of image `row` into `out`, `(len(items), C, H, W)`."""
@@ -120,7 +123,7 @@ class Ranks(_Composed):
     insert: bool
 
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def count(self) -> int:
         """How many cut points there are."""
         return len(self.cuts)
 
@@ -145,7 +148,7 @@ class Windows(_Composed):
     size: tuple[int, int]
 
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def count(self) -> int:
         """How many windows there are."""
         return len(self.corners)
 
@@ -182,9 +185,7 @@ class Evaluations:
         self._waiting: list[tuple[Source, Output, Callable[[Tensor], None]]] = []
         self._tickets: dict[Hashable, Callable[[], Tensor]] = {}
 
-    def ask(
-        self, source: Source, *, output: Output | None = None, key: Hashable | None = None
-    ) -> Callable[[], Tensor]:
+    def ask(self, source: Source, *, output: Output | None = None, key: Hashable | None = None) -> Callable[[], Tensor]:
         """Put a source on the list; what comes back gives its scores `(N, count)` once `run` was called.
 
         Args:

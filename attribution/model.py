@@ -181,7 +181,19 @@ class Model:
         return f"Model({name}, activation={self.activation!r}, kind={self.kind!r}, bounds={self.bounds})"
 
     def __getstate__(self) -> dict[str, Any]:
-        keep = "network mean std bounds activation kind adapter forward batch_size fast _fingerprint".split()
+        keep = (
+            "network",
+            "mean",
+            "std",
+            "bounds",
+            "activation",
+            "kind",
+            "adapter",
+            "forward",
+            "batch_size",
+            "fast",
+            "_fingerprint",
+        )
         return {k: getattr(self, k) for k in keep}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,7 +246,9 @@ class Model:
         tensors = [*network.parameters(), *network.buffers()]
         stamp: list[Any] = [*network.modules(), *tensors, *(t._version for t in tensors if not t.is_inference())]  # noqa: SLF001
         same = self._stamp is not None and len(stamp) == len(self._stamp)
-        same = same and all(a is b or (type(a) is int and a == b) for a, b in zip(stamp, self._stamp or [], strict=False))
+        same = same and all(
+            a is b or (type(a) is int and a == b) for a, b in zip(stamp, self._stamp or [], strict=False)
+        )
         # writing to a parameter's `.data` moves no version: its sum does
         with torch.no_grad():
             floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
@@ -316,7 +330,7 @@ class Model:
         self._charge(rows, backward=False)
         if all(isinstance(p, Tensor) for _, p in parts):
             return torch.cat([p.clone() for _, p in parts])  # a clone is no inference tensor
-        return parts[0][1] if len(parts) == 1 else sum((list(p) for _, p in parts), [])
+        return parts[0][1] if len(parts) == 1 else [one for _, part in parts for one in part]
 
     def scores(self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit") -> Tensor:
         """One score per image, `(N,)`, on the network's device, in inference mode.
@@ -440,21 +454,40 @@ class Model:
 
     def _halves(self, trunk: nn.Module, rest: nn.Module, at: str) -> "tuple[Model, Model]":
         first = Model(
-            trunk, mean=self.mean, std=self.std, bounds=self.bounds, kind=self.kind, adapter=_layers.identity,
-            forward=self.forward, batch_size=self.batch_size, fast=self.fast,
+            trunk,
+            mean=self.mean,
+            std=self.std,
+            bounds=self.bounds,
+            kind=self.kind,
+            adapter=_layers.identity,
+            forward=self.forward,
+            batch_size=self.batch_size,
+            fast=self.fast,
         )
         if at == "input":
             second = Model(
-                rest, mean=self.mean, std=self.std, bounds=self.bounds, activation=self.activation, kind=self.kind,
-                adapter=self.adapter, forward=self.forward, batch_size=self.batch_size, fast=self.fast,
+                rest,
+                mean=self.mean,
+                std=self.std,
+                bounds=self.bounds,
+                activation=self.activation,
+                kind=self.kind,
+                adapter=self.adapter,
+                forward=self.forward,
+                batch_size=self.batch_size,
+                fast=self.fast,
             )
         else:
             second = Model(
-                rest, bounds=None, activation=self.activation, adapter=self.adapter, batch_size=self.batch_size,
+                rest,
+                bounds=None,
+                activation=self.activation,
+                adapter=self.adapter,
+                batch_size=self.batch_size,
                 fast=self.fast,
             )
-            second._takes_any = True  # noqa: SLF001  an activation of whatever rank
-        first._parent, second._parent = (self, True), (self, at == "input")  # noqa: SLF001
+            second._takes_any = True
+        first._parent, second._parent = (self, True), (self, at == "input")
         return first, second
 
     def _module(self, what: str) -> nn.Module:
@@ -707,7 +740,11 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
 
 
 def _rows(value: Any, rows: Tensor, count: int) -> Any:

@@ -100,4 +100,5 @@ def _superpixels(name: str, image: tuple[bytes, tuple[int, ...]], n_regions: int
             if 0.75 * n_regions <= found <= 1.25 * n_regions:
                 break
             scale *= float(np.clip(found / n_regions, 0.5, 2.0))
-    return torch.unique(torch.from_numpy(np.ascontiguousarray(labels)).long(), return_inverse=True)[1]
+    numbered: Tensor = torch.unique(torch.from_numpy(np.ascontiguousarray(labels)).long(), return_inverse=True)[1]
+    return numbered

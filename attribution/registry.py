@@ -92,7 +92,8 @@ class Registry(Generic[C]):
                 point.load()
             except Exception as error:  # noqa: BLE001  somebody else's package must not take ours down
                 warnings.warn(
-                    f"{self.what} {point.name!r} from {point.value} could not be loaded: {error}", RuntimeWarning,
+                    f"{self.what} {point.name!r} from {point.value} could not be loaded: {error}",
+                    RuntimeWarning,
                     stacklevel=3,
                 )
 
@@ -132,12 +133,12 @@ class Registry(Generic[C]):
             wanted = {wanted} if isinstance(wanted, str) else set(wanted)
             return bool(wanted <= facts.needs) if wanted else not facts.needs
         if tag == "family":
-            return facts.family == wanted
+            return bool(facts.family == wanted)
         known = sorted({t for f in self._facts.values() for t in f.tags} | {"needs", "family"})
         if tag not in known:
             raise TypeError(f"no tag {tag!r}: choose among {', '.join(known)}")
         value = facts.tags.get(tag)
-        return wanted in value if isinstance(value, tuple) and not isinstance(wanted, tuple) else value == wanted
+        return bool(wanted in value if isinstance(value, tuple) and not isinstance(wanted, tuple) else value == wanted)
 
     def describe(self, name: str) -> dict[str, Any]:
         """Everything that is known of a name: facts, parameters with defaults, the first paragraph of its docstring."""
@@ -149,7 +150,9 @@ class Registry(Generic[C]):
             **facts,
             "needs": sorted(facts["needs"]),
             **tags,
-            "parameters": {n: {"default": p.default, "takes": p.type_text, "help": p.help} for n, p in parameters(cls).items()},
+            "parameters": {
+                n: {"default": p.default, "takes": p.type_text, "help": p.help} for n, p in parameters(cls).items()
+            },
             "summary": " ".join(doc.split("\n\n")[0].split()),
         }
 

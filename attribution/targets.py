@@ -103,14 +103,16 @@ def _index(target: TargetLike, count: int, sizes: list[int]) -> Tensor:
         raise ValueError("target=None needs the outputs: pass a class number, an index tuple or a callable here")
     if isinstance(target, int) or hasattr(target, "__index__"):
         return torch.tensor([[int(cast("int", target))]]).expand(count, 1)
-    if isinstance(target, tuple) and all(hasattr(t, "__index__") for t in target) and not (
-        len(sizes) == 1 and len(target) == count
+    if (
+        isinstance(target, tuple)
+        and all(hasattr(t, "__index__") for t in target)
+        and not (len(sizes) == 1 and len(target) == count)
     ):
         return torch.tensor([[int(cast("int", t)) for t in target]]).expand(count, len(target))
     if not hasattr(target, "__iter__"):
         raise ValueError(f"target={target!r} is no target: pass an int, one per image, an index tuple or a callable")
     try:
-        index = torch.as_tensor([tuple(t) if isinstance(t, tuple | list) else int(t) for t in target])  # type: ignore[arg-type, union-attr]
+        index = torch.as_tensor([tuple(t) if isinstance(t, tuple | list) else int(t) for t in target])  # type: ignore[union-attr]
     except (TypeError, ValueError) as error:
         raise ValueError(f"target={target!r} is no target: pass whole numbers, one per image ({error})") from error
     return index.long().reshape(len(index), -1)
@@ -137,7 +139,7 @@ def read(outputs: Any, target: Target, output: Output, activation: Activation) -
         return scores
     assert target.index is not None
     index = target.index.to(outputs.device, non_blocking=True)
-    logits = outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
+    logits: Tensor = outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
     if logits.ndim > 2:
         # one column of classes per row, at the place that the rest of the index names
         place = index[:, 1]
@@ -155,8 +157,6 @@ def read(outputs: Any, target: Target, output: Output, activation: Activation) -
         return chosen - others.amax(1)
     if activation == "none":
         return chosen if output == "probability" else chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log()
-    if activation == "sigmoid" or logits.shape[1] == 1:
-        log = functional.logsigmoid(chosen)
-    else:
-        log = chosen - logits.logsumexp(1)
+    single = activation == "sigmoid" or logits.shape[1] == 1
+    log = functional.logsigmoid(chosen) if single else chosen - logits.logsumexp(1)
     return log.exp() if output == "probability" else log

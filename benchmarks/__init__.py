@@ -1,0 +1,1 @@
+"""Speed and faithfulness, measured; run from a checkout."""

@@ -1,12 +1,22 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from .conformance import check, checks
 from .faithfulness.deletion import Deletion
 from .faithfulness.insertion import Insertion
 from .metric import Metric, Scored, available, create, describe, register
 from .study import Study, compare
 
 __all__ = [
-    "Metric", "Scored", "Study",
-    "available", "compare", "create", "describe", "register",
-    "Deletion", "Insertion",
+    "Metric",
+    "Scored",
+    "Study",
+    "available",
+    "check",
+    "checks",
+    "compare",
+    "create",
+    "describe",
+    "register",
+    "Deletion",
+    "Insertion",
 ]

@@ -87,7 +87,13 @@ class Metric(Configured):
 
     @overload
     def score(
-        self, model: Any, inputs: Tensor, maps: Tensor, target: TargetLike | Target = None, *, curves: Literal[False] = False
+        self,
+        model: Any,
+        inputs: Tensor,
+        maps: Tensor,
+        target: TargetLike | Target = None,
+        *,
+        curves: Literal[False] = False,
     ) -> Tensor: ...
 
     @overload
@@ -187,7 +193,10 @@ def register(
 
     def decorate(cls: M) -> M:
         tags = {
-            "scores": scores, "higher_is_better": cls.higher_is_better, "range": cls.range, "chance": cls.chance,
+            "scores": scores,
+            "higher_is_better": cls.higher_is_better,
+            "range": cls.range,
+            "chance": cls.chance,
         }
         facts = Facts(name, family, paper, as_tuple(aliases), frozenset(as_tuple(needs)), tags)
         REGISTRY.add(cls, facts)

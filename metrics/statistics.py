@@ -10,7 +10,9 @@ RESAMPLES = 10_000
 __all__ = ["bootstrap_mean"]
 
 
-def bootstrap_mean(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]", *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(
+    scores: "np.ndarray[tuple[int], np.dtype[np.float64]]", *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """A percentile bootstrap interval of the mean over units; `(nan, nan)` for fewer than two.
 
     Args:
@@ -27,7 +29,11 @@ def bootstrap_mean(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]", *, le
     if len(known) < 2:
         return math.nan, math.nan
     found = stats.bootstrap(
-        (known,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="percentile",
+        (known,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=RESAMPLES,
+        method="percentile",
         rng=np.random.default_rng(seed),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -104,8 +104,13 @@ class Study:
                 known = scores[~np.isnan(scores)]
                 rows.append(
                     {
-                        "metric": name, "method": method, "mean": known.mean() if len(known) else math.nan, "low": low,
-                        "high": high, "rank": math.nan, "images": len(known),
+                        "metric": name,
+                        "method": method,
+                        "mean": known.mean() if len(known) else math.nan,
+                        "low": low,
+                        "high": high,
+                        "rank": math.nan,
+                        "images": len(known),
                         **costs.loc[method].to_dict(),
                         "_order": facts["higher_is_better"],
                     }
@@ -114,7 +119,9 @@ class Study:
         key = table["mean"].where(~table["_order"].astype(bool), -table["mean"])
         table["rank"] = key.groupby(table["metric"]).rank(method="min")
         order = {m: i for i, m in enumerate(self.metrics)}
-        table = table.sort_values(["metric", "rank"], key=lambda c: c.map(order) if c.name == "metric" else c, kind="stable")
+        table = table.sort_values(
+            ["metric", "rank"], key=lambda c: c.map(order) if c.name == "metric" else c, kind="stable"
+        )
         return table.drop(columns="_order").set_index(["metric", "method"])
 
     def label(self, image: int) -> str:
@@ -131,8 +138,10 @@ class Study:
     # -- on disk -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a folder: `scores.csv`, `costs.csv`, `summary.csv`, maps and curves as safetensors, images as PNG, and
-        `study.json` last, so that a folder with one is whole.
+        """Write a folder.
+
+        `scores.csv`, `costs.csv`, `summary.csv`, maps and curves as safetensors, images as PNG, and `study.json` last, so
+        that a folder with one is whole.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -153,9 +162,17 @@ class Study:
             save_file(tensors, temporary)
         pictures = self._save_images(path)
         header = {
-            "format": FORMAT, "methods": self.methods, "metrics": self.metrics, "names": self.names,
-            "classes": self.classes, "left_out": self.left_out, "paid": self.paid, "alone": self.alone,
-            "bounds": self.bounds, "seconds": self.seconds, "pictures": pictures,
+            "format": FORMAT,
+            "methods": self.methods,
+            "metrics": self.metrics,
+            "names": self.names,
+            "classes": self.classes,
+            "left_out": self.left_out,
+            "paid": self.paid,
+            "alone": self.alone,
+            "bounds": self.bounds,
+            "seconds": self.seconds,
+            "pictures": pictures,
         }
         with atomic(path / "study.json") as temporary:
             temporary.write_text(json.dumps(header, indent=1), encoding="utf-8")
@@ -167,7 +184,9 @@ class Study:
             return False
         low, high = self.bounds
         for i, image in enumerate(self.inputs):
-            pixels = ((image - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            pixels = (
+                ((image - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            )
             with atomic(path / "images" / f"{i:06d}.png") as temporary:
                 Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(temporary, "PNG")
         return True
@@ -186,20 +205,23 @@ class Study:
         try:
             header = json.loads((path / "study.json").read_text(encoding="utf-8"))
             if header["format"] > FORMAT:
-                raise ValueError(f"{path} was written by a newer attriscope (format {header['format']}): upgrade to read it")
+                raise ValueError(
+                    f"{path} was written by a newer attriscope (format {header['format']}): upgrade to read it"
+                )
             tensors = load_file(path / "study.safetensors")
             curves = {}
             for key in tensors:
                 if key.startswith("curves/"):
                     _, metric, method = key.split("/", 2)
                     curves[method, metric] = (tensors[f"fractions/{metric}"], tensors[key])
-            bounds = tuple(header["bounds"]) if header["bounds"] is not None else None
+            bounds: tuple[float, float] | None = tuple(header["bounds"]) if header["bounds"] is not None else None
+            pictures = header["pictures"] and bounds is not None
             return cls(
                 scores=pd.read_csv(path / "scores.csv"),
                 costs=pd.read_csv(path / "costs.csv"),
                 maps={k.removeprefix("maps/"): v for k, v in tensors.items() if k.startswith("maps/")},
                 curves=curves,
-                inputs=_load_images(path, bounds, len(header["names"])) if header["pictures"] else None,
+                inputs=_load_images(path, bounds, len(header["names"])) if pictures else None,
                 target=tensors.get("target"),
                 predicted=tensors.get("predicted"),
                 probabilities=tensors["probabilities"],
@@ -211,12 +233,13 @@ class Study:
             raise ValueError(f"the study in {path} is damaged: {error}") from error
 
 
-def _load_images(path: Path, bounds: tuple[float, float], count: int) -> Tensor:
+def _load_images(path: Path, bounds: tuple[float, float] | None, count: int) -> Tensor:
     images = []
     for i in range(count):
         with Image.open(path / "images" / f"{i:06d}.png") as file:
             pixels = torch.from_numpy(np.array(file)).float() / 255
         images.append(pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1))
+    assert bounds is not None
     return torch.stack(images) * (bounds[1] - bounds[0]) + bounds[0]
 
 
@@ -287,20 +310,32 @@ def compare(
     predicted, probabilities = _clean(wrapped, images, frozen)
     run = _Run(wrapped, chosen, judges, len(images))
     total = sum(_price(a, m, images) for a in chosen.values() for m in (None, *judges.values())) * len(images)
-    with tqdm(total=total, unit="eval", disable=not progress, desc="compare", leave=False) as bar, wrapped.listen(bar.update):
+    with (
+        tqdm(total=total, unit="eval", disable=not progress, desc="compare", leave=False) as bar,
+        wrapped.listen(bar.update),
+    ):
         for at in range(0, len(images), block):
             rows = slice(at, min(at + block, len(images)))
             bar.set_postfix_str(f"images {rows.start + 1} to {rows.stop} of {len(images)}")
             run.block(images[rows], frozen.take(rows), rows)
     study = Study(
-        scores=pd.DataFrame(run.scores), costs=pd.DataFrame(run.costs),
+        scores=pd.DataFrame(run.scores),
+        costs=pd.DataFrame(run.costs),
         methods={k: json.loads(a.canonical) for k, a in chosen.items()},
         metrics={k: _protocol(m, images) for k, m in judges.items()},
         maps={k: torch.cat(v) for k, v in run.maps.items()},
         curves={k: (f, torch.cat(v)) for k, (f, v) in run.curves.items()},
-        inputs=images.cpu(), target=frozen.value(), predicted=predicted, probabilities=probabilities, names=labels,
+        inputs=images.cpu(),
+        target=frozen.value(),
+        predicted=predicted,
+        probabilities=probabilities,
+        names=labels,
         classes=dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes or ())),
-        left_out=left_out, paid=run.paid, alone=run.alone, bounds=wrapped.bounds, seconds=time.perf_counter() - start,
+        left_out=left_out,
+        paid=run.paid,
+        alone=run.alone,
+        bounds=wrapped.bounds,
+        seconds=time.perf_counter() - start,
     )
     if out is not None:
         study.save(out)
@@ -332,8 +367,11 @@ class _Run:
             self.alone += int(spent)
             self.costs += [
                 {
-                    "image": rows.start + i, "method": label, "forwards": int(found.forwards[i]),
-                    "backwards": int(found.backwards[i]), "seconds": found.seconds / len(images),
+                    "image": rows.start + i,
+                    "method": label,
+                    "forwards": int(found.forwards[i]),
+                    "backwards": int(found.backwards[i]),
+                    "seconds": found.seconds / len(images),
                 }
                 for i in range(len(images))
             ]
@@ -360,7 +398,9 @@ def _attributors(
     """Attributors by label, and those that a budget leaves out."""
     if isinstance(given, str | Attributor):
         given = [given]
-    pairs: list[tuple[str | None, Any]] = list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
+    pairs: list[tuple[str | None, Any]] = (
+        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
+    )
     chosen: dict[str, Attributor] = {}
     left_out: dict[str, str] = {}
     for label, one in pairs:
@@ -370,7 +410,9 @@ def _attributors(
             _put(chosen, label or made.name, made)
             continue
         if not isinstance(name, str):
-            raise TypeError(f"{name!r} is no attributor: pass a name, (name, options) or what attribution.create returns")
+            raise TypeError(
+                f"{name!r} is no attributor: pass a name, (name, options) or what attribution.create returns"
+            )
         pattern = re.search(r"[*?\[/]", name) is not None
         found = methods.available(name) if pattern else [methods.REGISTRY.find(name).name]
         if not found:
@@ -397,7 +439,9 @@ def _attributors(
 def _metrics(given: "Sequence[str | Metric] | Mapping[str, str | Metric] | str") -> dict[str, Metric]:
     if isinstance(given, str | Metric):
         given = [given]
-    pairs: list[tuple[str | None, Any]] = list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
+    pairs: list[tuple[str | None, Any]] = (
+        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
+    )
     judges: dict[str, Metric] = {}
     for label, one in pairs:
         if isinstance(one, Metric):
@@ -443,8 +487,10 @@ def _price(attributor: Attributor, judge: Metric | None, images: Tensor) -> int:
 
 def _protocol(judge: Metric, images: Tensor) -> dict[str, Any]:
     return {
-        "name": judge.name, "protocol": canonical(judge.protocol), "higher_is_better": judge.higher_is_better,
-        "range": list(judge.range), "chance": judge.chance, "cost": judge.cost(tuple(images.shape[1:])),
+        "name": judge.name,
+        "protocol": canonical(judge.protocol),
+        "higher_is_better": judge.higher_is_better,
+        "range": list(judge.range),
+        "chance": judge.chance,
+        "cost": judge.cost(tuple(images.shape[1:])),
     }
-
-

@@ -40,7 +40,11 @@ def grad_cam(model: Model, inputs: Tensor, target: Target, *, layer: str, output
 
 
 @register(
-    "grad_cam", family="cam", aliases=("gradcam",), needs=("gradient", "layer"), granularity="cell",
+    "grad_cam",
+    family="cam",
+    aliases=("gradcam",),
+    needs=("gradient", "layer"),
+    granularity="cell",
     paper="Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2",
 )
 class GradCAM(Attributor):
@@ -100,5 +104,4 @@ class GradCAM(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del options, shape
         return 1, 1

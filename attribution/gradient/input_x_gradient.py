@@ -20,7 +20,10 @@ def input_x_gradient(model: Model, inputs: Tensor, target: Target, output: Outpu
 
 
 @register(
-    "input_x_gradient", family="gradient", aliases=("grad_x_input", "gradient_x_input"), needs="gradient",
+    "input_x_gradient",
+    family="gradient",
+    aliases=("grad_x_input", "gradient_x_input"),
+    needs="gradient",
     kinds=("image", "table", "tokens"),
     paper="Shrikumar, Greenside, Shcherbina and Kundaje 2016, arXiv:1605.01713",
 )
@@ -56,5 +59,4 @@ class InputXGradient(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del options, shape
         return 1, 1

@@ -15,7 +15,11 @@ def gradient(model: Model, inputs: Tensor, target: Target, output: Output) -> Te
 
 
 @register(
-    "saliency", family="gradient", aliases=("vanilla_gradient",), needs="gradient", signed=False,
+    "saliency",
+    family="gradient",
+    aliases=("vanilla_gradient",),
+    needs="gradient",
+    signed=False,
     kinds=("image", "table", "tokens"),
     paper="Simonyan, Vedaldi and Zisserman 2013, arXiv:1312.6034, section 3",
 )
@@ -48,5 +52,4 @@ class Saliency(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del options, shape
         return 1, 1

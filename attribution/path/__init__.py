@@ -1,0 +1,1 @@
+"""Methods that integrate along a path from a baseline."""

@@ -73,8 +73,14 @@ def integrated_gradients(
 
 
 @register(
-    "integrated_gradients", family="path", aliases=("ig",), needs="gradient", complete=True, samples="steps",
-    kinds=("image", "table", "tokens"), small={"steps": 16},
+    "integrated_gradients",
+    family="path",
+    aliases=("ig",),
+    needs="gradient",
+    complete=True,
+    samples="steps",
+    kinds=("image", "table", "tokens"),
+    small={"steps": 16},
     paper="Sundararajan, Taly and Yan 2017, arXiv:1703.01365, equation 1",
 )
 class IntegratedGradients(Attributor):
@@ -113,15 +119,15 @@ class IntegratedGradients(Attributor):
     def validate(self) -> None:
         """The trapezoid rule needs both ends."""
         if self.rule == "trapezoid" and self.steps < 2:
-            raise ValueError("integrated_gradients: rule='trapezoid' needs steps of at least 2, for both ends of the line")
+            raise ValueError(
+                "integrated_gradients: rule='trapezoid' needs steps of at least 2, for both ends of the line"
+            )
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, C, H, W)`, and by how much their sum misses the difference of the scores."""
         start = baselines.make(self.baseline, inputs, self.model)
         at, weights = nodes(self.rule, self.steps)
-        maps = integrated_gradients(
-            self.model, inputs, start, target, at=at, weights=weights, output=self.output
-        )
+        maps = integrated_gradients(self.model, inputs, start, target, at=at, weights=weights, output=self.output)
         ends = masking.Evaluations(self.model, target, output=self.output)
         first, last = ends.ask(masking.Clean(inputs, start)), ends.ask(masking.Clean(inputs))
         ends.run()
@@ -130,5 +136,4 @@ class IntegratedGradients(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del shape
         return options.steps + 2, options.steps

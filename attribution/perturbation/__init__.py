@@ -1,0 +1,1 @@
+"""Methods that remove parts of the image and look at the score."""

@@ -62,7 +62,10 @@ def _cover(starts: list[int], window: int, length: int) -> Tensor:
 
 
 @register(
-    "occlusion", family="perturbation", granularity="cell", small={"window": 4, "stride": 2},
+    "occlusion",
+    family="perturbation",
+    granularity="cell",
+    small={"window": 4, "stride": 2},
     paper="Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2",
 )
 class Occlusion(Attributor):

@@ -36,8 +36,16 @@ class MaskBank:
     """
 
     def __init__(
-        self, height: int, width: int, *, grid: int, keep: float, masks: int, seed: int,
-        device: torch.device | None = None, dtype: torch.dtype = torch.float32,
+        self,
+        height: int,
+        width: int,
+        *,
+        grid: int,
+        keep: float,
+        masks: int,
+        seed: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         drawn = uniforms(seed, masks, grid * grid + 2)
         self.grids = (drawn[:, :-2] < keep).reshape(masks, grid, grid).to(device)
@@ -93,9 +101,7 @@ def enlargement(length: int, grid: int, cell: int) -> Tensor:
     return torch.stack([matrix[s : s + length] for s in range(cell)])
 
 
-def rise(
-    model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, bank: MaskBank, output: Output
-) -> Tensor:
+def rise(model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, bank: MaskBank, output: Output) -> Tensor:
     """The scores of all masked images, `(N, masks)`.
 
     Args:
@@ -111,7 +117,12 @@ def rise(
 
 
 @register(
-    "rise", family="perturbation", stochastic=True, granularity="cell", offset=True, samples="masks",
+    "rise",
+    family="perturbation",
+    stochastic=True,
+    granularity="cell",
+    offset=True,
+    samples="masks",
     small={"masks": 512, "grid": 4},
     paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421, equation 6",
 )
@@ -156,12 +167,22 @@ class RISE(Attributor):
         """Maps `(N, 1, H, W)`; the scores' standard deviation over masks is in the details."""
         height, width = inputs.shape[2:]
         bank = MaskBank(
-            height, width, grid=min(self.grid, height, width), keep=self.keep, masks=self.masks, seed=self.seed,
-            device=inputs.device, dtype=inputs.dtype,
+            height,
+            width,
+            grid=min(self.grid, height, width),
+            keep=self.keep,
+            masks=self.masks,
+            seed=self.seed,
+            device=inputs.device,
+            dtype=inputs.dtype,
         )
         scores = rise(
-            self.model, inputs, baselines.make(self.baseline, inputs, self.model, seed=self.seed), target,
-            bank=bank, output=self.output,
+            self.model,
+            inputs,
+            baselines.make(self.baseline, inputs, self.model, seed=self.seed),
+            target,
+            bank=bank,
+            output=self.output,
         )
         maps = bank.combine(scores)
         if self.normalize == "count":
@@ -173,5 +194,4 @@ class RISE(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        del shape
         return options.masks, 0

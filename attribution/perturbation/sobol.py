@@ -81,7 +81,12 @@ class Replicated:
 
 
 @register(
-    "sobol", family="perturbation", stochastic=True, granularity="cell", signed=False, samples="designs",
+    "sobol",
+    family="perturbation",
+    stochastic=True,
+    granularity="cell",
+    signed=False,
+    samples="designs",
     small={"grid": 4, "designs": 32},
     paper="Fel, Cadene, Chalvidal, Cord, Vigouroux and Serre 2021, arXiv:2111.04138, equations 5 and 6",
 )
@@ -127,8 +132,11 @@ class Sobol(Attributor):
         rows, columns = min(self.grid, height), min(self.grid, width)
         points = Replicated(*design(rows * columns, self.designs, self.seed), inputs.device)
         source = masking.Coalitions(
-            inputs, baselines.make(self.baseline, inputs, self.model, seed=self.seed),
-            regions.grid(height, width, rows, columns).to(inputs.device), points, len(points),
+            inputs,
+            baselines.make(self.baseline, inputs, self.model, seed=self.seed),
+            regions.grid(height, width, rows, columns).to(inputs.device),
+            points,
+            len(points),
         )
         scores = masking.evaluate(source, self.model, target, output=self.output)
         a, c = scores[:, : self.designs], scores[:, self.designs :].reshape(len(inputs), self.designs, -1)

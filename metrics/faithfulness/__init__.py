@@ -1,0 +1,1 @@
+"""Metrics that remove or restore pixels in the order of the map."""

@@ -118,7 +118,10 @@ class Curve(Metric):
         steps, output, insertion, deletion = PRESETS[self.preset]
         baseline: Any = self.baseline if self.baseline is not None else (insertion if self.inserts else deletion)
         return {
-            "steps": self.steps or steps, "output": self.output or output, "baseline": baseline, "ties": self.ties,
+            "steps": self.steps or steps,
+            "output": self.output or output,
+            "baseline": baseline,
+            "ties": self.ties,
             "seed": self.seed,
         }
 

@@ -6,7 +6,9 @@ from ..metric import register
 from .curve import Curve
 
 
-@register("deletion", family="faithfulness", aliases=("deletion_auc",), paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421")
+@register(
+    "deletion", family="faithfulness", aliases=("deletion_auc",), paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421"
+)
 class Deletion(Curve):
     """Area under the score while the image's pixels are replaced by a baseline, most important first.
 

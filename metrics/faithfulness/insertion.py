@@ -6,7 +6,12 @@ from ..metric import register
 from .curve import Curve
 
 
-@register("insertion", family="faithfulness", aliases=("insertion_auc",), paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421")
+@register(
+    "insertion",
+    family="faithfulness",
+    aliases=("insertion_auc",),
+    paper="Petsiuk, Das and Saenko 2018, arXiv:1806.07421",
+)
 class Insertion(Curve):
     """Area under the score while the image's pixels are put into a baseline, most important first.
 

@@ -1,0 +1,374 @@
+"""What every attributor must keep, as checks that anybody can run on their own: `attribution.check("rise")`."""
+
+import copy
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .attributor import REGISTRY, Attributor
+from .model import Model
+
+Check = Callable[["Case"], None]
+SIZE = 16
+
+__all__ = ["CHECKS", "Case", "check", "checks"]
+
+
+class Detector(nn.Module):
+    """A network that knows where its object is: class 1 is what is red, class 2 what is green, averaged over the image.
+
+    Args:
+        channels: Of the image.
+        style: How the activation is written: `"module"`, `"inplace"`, `"functional"` or `"reused"`.
+    """
+
+    def __init__(self, channels: int = 3, style: str = "module") -> None:
+        super().__init__()
+        self.style = style
+        self.see = nn.Conv2d(channels, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=style == "inplace")
+        self.act_again = nn.ReLU(inplace=style == "inplace")
+        self.again = nn.Conv2d(4, 4, 1)
+        self.drop = nn.Dropout(0.5)
+        self.name_it = nn.Linear(4, 3)
+        weight = torch.zeros(4, channels, 3, 3)
+        for k in range(min(channels, 3)):
+            weight[k, :, 1, 1] = -0.5
+            weight[k, k, 1, 1] = 1.0
+        weight[3] = 0.01
+        with torch.no_grad():
+            self.see.weight.copy_(weight)
+            self.see.bias.zero_()  # type: ignore[union-attr]
+            self.norm.running_mean.copy_(torch.tensor([0.05, 0.02, 0.0, 0.01]))  # type: ignore[union-attr]
+            self.norm.running_var.copy_(torch.tensor([0.5, 1.0, 2.0, 1.0]))  # type: ignore[union-attr]
+            self.again.weight.copy_(torch.eye(4).reshape(4, 4, 1, 1))
+            self.again.bias.zero_()  # type: ignore[union-attr]
+            self.name_it.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.0], [8.0, 0.0, 0.0, 0.0], [0.0, 8.0, 0.0, 0.0]]))
+            self.name_it.bias.zero_()
+
+    def _activate(self, x: Tensor, layer: nn.Module) -> Tensor:
+        if self.style == "functional":
+            return nn.functional.relu(x)
+        out: Tensor = layer(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, 3)`."""
+        x = self._activate(self.norm(self.see(x)), self.act)
+        x = self._activate(self.again(x), self.act if self.style == "reused" else self.act_again)
+        out: Tensor = self.name_it(self.drop(x.mean((2, 3))))
+        return out
+
+
+class Case:
+    """One attributor with small hyper-parameters, and images on which the right answer is known.
+
+    Args:
+        cls: The class.
+        options: Hyper-parameters; those registered as `small` are the default.
+    """
+
+    def __init__(self, cls: type[Attributor], options: dict[str, Any]) -> None:
+        self.cls = cls
+        self.options = {**cls.facts.tags["small"], **options}
+
+    def images(self, n: int = 3, channels: int = 3, height: int = SIZE, width: int = SIZE) -> Tensor:
+        """Grey noise with a red block in the upper left and a green one in the lower right."""
+        generator = torch.Generator().manual_seed(7)
+        x = 0.2 + 0.1 * torch.rand(n, 1, height, width, generator=generator).expand(-1, channels, -1, -1).clone()
+        x[:, 0, : height // 2, : width // 2] += 0.6
+        if channels > 1:
+            x[:, 1, height // 2 :, width // 2 :] += 0.5
+        return x
+
+    def model(self, network: nn.Module | None = None, **more: Any) -> Model:
+        """The detector as a model."""
+        return Model(network or Detector().eval(), **{"bounds": (0.0, 1.0), **more})
+
+    def make(self, model: Model | None = None, **more: Any) -> Attributor:
+        """The attributor on a model."""
+        return self.cls(model or self.model(), **{**self.options, **more})
+
+
+def equal(a: Tensor, b: Tensor, message: str, tolerance: float = 1e-4) -> None:
+    """Equal up to `tolerance` of the largest value: float32 sums in another order."""
+    scale = max(float(b.abs().max()), 1e-6)
+    worst = float((a - b).abs().max()) / scale if a.shape == b.shape else float("inf")
+    assert worst <= tolerance, f"{message}: they differ by {worst:.1e} of the largest value"
+
+
+def check_shape(case: Case) -> None:
+    """(N, 1, H, W), float32, finite, on the inputs' device."""
+    x = case.images()
+    maps = case.make().attribute(x, target=1)
+    assert maps.shape == (3, 1, SIZE, SIZE), f"the map's shape is {tuple(maps.shape)}, not {(3, 1, SIZE, SIZE)}"
+    assert maps.dtype == torch.float32, f"the map is {maps.dtype}, not float32"
+    assert maps.device == x.device, "the map is on another device than the inputs"
+    assert not maps.requires_grad, "the map carries a graph"
+    assert bool(maps.isfinite().all()), "the map is not finite"
+
+
+def check_batch_equals_singles(case: Case) -> None:
+    """A batch gives what its images give one by one."""
+    x = case.images()
+    made = case.make()
+    together = made.attribute(x, target=[1, 2, 1])
+    alone = torch.cat([made.attribute(x[i : i + 1], target=t) for i, t in enumerate([1, 2, 1])])
+    equal(together, alone, "a batch is not its images one by one")
+
+
+def check_batch_size(case: Case) -> None:
+    """Results do not depend on the batch size."""
+    x = case.images()
+    maps = [case.make(case.model(batch_size=n)).attribute(x, target=1) for n in (1, 7, 64)]
+    equal(maps[1], maps[0], "batch sizes 7 and 1")
+    equal(maps[2], maps[0], "batch sizes 64 and 1")
+
+
+def check_repeatable(case: Case) -> None:
+    """The same seed gives the same map, and the global generators are left alone."""
+    x = case.images(2)
+    made, other = case.make(), case.make()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+    first = made.attribute(x, target=1)
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # type: ignore[index]
+    assert torch.equal(before[0], after[0]), "torch's global generator was used"
+    assert np.array_equal(before[1], after[1]), "numpy's global generator was used"
+    assert before[2] == after[2], "Python's global generator was used"
+    equal(other.attribute(x, target=1), first, "two runs with one seed", 1e-6)
+    if case.cls.facts.tags["stochastic"]:
+        reseeded = case.make(seed=1).attribute(x, target=1)
+        assert not torch.equal(reseeded, first), "it is registered as stochastic, but another seed gives the same map"
+
+
+def check_model_untouched(case: Case) -> None:
+    """The caller's network is as it was, also after an exception."""
+    network = Detector().train()
+    network.drop.eval()
+    network.see.weight.requires_grad_(False)
+    before = _state(network)
+    made = case.make(case.model(network))
+    made.attribute(case.images(), target=1)
+    assert _state(network) == before, "the network was changed"
+
+    def fail(_: Any) -> Tensor:
+        raise KeyError("on purpose")
+
+    try:
+        made.attribute(case.images(), target=fail)
+    except KeyError:
+        pass
+    else:
+        raise AssertionError("an exception in the target was swallowed")
+    assert _state(network) == before, "the network was changed by a run that failed"
+
+
+def _state(network: nn.Module) -> Any:
+    """All that a caller could see of a network."""
+    tensors = {k: v.clone() for k, v in network.state_dict().items()}
+    return (
+        {
+            n: (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for n, m in network.named_modules()
+        },
+        {n: (p.requires_grad, p.grad is None, id(p)) for n, p in network.named_parameters()},
+        {n: t.numpy().tobytes() for n, t in tensors.items()},
+    )
+
+
+def check_targets(case: Case) -> None:
+    """Every form of target says the same, and None is the class that the network names."""
+    x = case.images()
+    made = case.make()
+    expected = made.attribute(x, target=1)
+    forms: list[Any] = [
+        [1, 1, 1],
+        torch.tensor([1, 1, 1]),
+        torch.tensor(1),
+        np.int64(1),
+        (1,),
+        [(1,), (1,), (1,)],
+    ]
+    for form in forms:
+        equal(made.attribute(x, target=form), expected, f"target={form!r}", 1e-6)
+    if made.output == "logit":
+        equal(made.attribute(x, target=lambda out: out[:, 1]), expected, "a callable target", 1e-6)
+    named = Detector().eval()(x).argmax(1)
+    equal(made.attribute(x), made.attribute(x, target=named), "target=None", 1e-6)
+
+
+def check_shapes(case: Case) -> None:
+    """Non-square, one-channel and tiny images run."""
+    for channels, height, width in ((3, 12, 20), (3, 21, 13), (1, SIZE, SIZE), (3, 8, 8)):
+        model = case.model(Detector(channels).eval())
+        maps = case.make(model).attribute(case.images(2, channels, height, width), target=1)
+        assert maps.shape == (2, 1, height, width), f"{channels} x {height} x {width} gave {tuple(maps.shape)}"
+
+
+def check_activations(case: Case) -> None:
+    """In-place, functional and reused activations give what plain ones give."""
+    x = case.images(2)
+    # the layer in front of an activation: what an in-place one would overwrite
+    more: dict[str, Any] = {"layer": "norm"} if "layer" in case.cls.facts.needs else {}
+    expected = case.make(**more).attribute(x, target=1)
+    for style in ("inplace", "functional", "reused"):
+        network = Detector(style=style).eval()
+        equal(case.make(case.model(network), **more).attribute(x, target=1), expected, f"{style} activations")
+
+
+def check_finds_object(case: Case) -> None:
+    """The object is found: a pixel on it comes before one beside it far more often than by chance."""
+    x = case.images()
+    for target, place in ((1, (slice(None, SIZE // 2),) * 2), (2, (slice(SIZE // 2, None),) * 2)):
+        maps = case.make().attribute(x, target=target)[:, 0]
+        inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+        inside[place] = True
+        for one in maps:
+            on, off = one[inside][:, None], one[~inside][None, :]
+            order = float((on > off).double().mean() + 0.5 * (on == off).double().mean())
+            assert order > 0.8, f"class {target}: an object pixel comes first in {order:.0%} of pairs only"
+
+
+def check_dummy(case: Case) -> None:
+    """What the score does not depend on gets nothing."""
+    x = case.images(2)
+    linear = nn.Linear(3 * SIZE * SIZE, 2, bias=False)
+    network = nn.Sequential(nn.Flatten(), linear)
+    weight = torch.zeros(2, 3, SIZE, SIZE)
+    weight[0, :, :, : SIZE // 2] = 0.5
+    with torch.no_grad():
+        linear.weight.copy_(weight.flatten(1))
+    if case.cls.facts.needs & {"layer", "attention"} or case.cls.supports(case.model(network)) is not None:
+        return
+    maps = case.make(case.model(network), output="logit").attribute(x, target=0)[:, 0]
+    if case.cls.facts.tags["offset"]:
+        maps = maps - maps[:, :, SIZE - SIZE // 4 :].mean((1, 2), keepdim=True)
+    # away from the border between the halves, which coarse maps blur: by half the image's quarter
+    far = maps[:, :, SIZE - SIZE // 4 :].abs().mean()
+    near = maps[:, :, : SIZE // 2].abs().mean()
+    assert float(far) <= 0.15 * float(near), (
+        f"pixels that mean nothing get {float(far / near):.0%} of what the others get"
+    )
+
+
+def check_complete(case: Case) -> None:
+    """Where completeness is claimed, the map sums to the difference of the scores."""
+    if not case.cls.facts.tags["complete"]:
+        return
+    x = case.images().double()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).double()
+    made = case.make(case.model(network), output="logit")
+    total = made.attribute(x, target=1).sum((1, 2, 3))
+    with torch.no_grad():
+        difference = network(x)[:, 1] - network(torch.zeros_like(x))[:, 1]
+    equal(total, difference, "the sum of the map and the difference of the scores", 1e-6)
+
+
+def check_double(case: Case) -> None:
+    """Float64 runs, gives float64, and agrees with float32."""
+    x = case.images(2)
+    maps = case.make(case.model(Detector().double().eval())).attribute(x.double(), target=1)
+    assert maps.dtype == torch.float64, f"float64 inputs gave {maps.dtype}"
+    equal(maps.float(), case.make().attribute(x, target=1), "float64 and float32")
+
+
+def check_cost(case: Case) -> None:
+    """What is spent is what `cost` says."""
+    x = case.images()
+    made = case.make()
+    found = made.explain(x, target=1)
+    expected = case.cls.cost((3, SIZE, SIZE), **made.params)
+    assert found.forwards.tolist() == [expected.forwards] * 3, (
+        f"{found.forwards.tolist()} forwards, {expected} promised"
+    )
+    assert found.backwards.tolist() == [expected.backwards] * 3, (
+        f"{found.backwards.tolist()} backwards, {expected} promised"
+    )
+
+
+def check_round_trip(case: Case) -> None:
+    """`params`, `repr`, equality and pickle."""
+    made = case.make()
+    assert case.cls(made.model, **made.params) == made, "its params do not make it again"
+    assert pickle.loads(pickle.dumps(made)) == made, "a pickled copy differs"  # noqa: S301  our own bytes
+    assert made.with_model(Detector()) == made, "with_model changes the configuration"
+    assert hash(copy.copy(made)) == hash(made), "its hash is not that of a copy"
+    assert made.name in repr(made), "its repr does not name it"
+
+
+def check_bad_input(case: Case) -> None:
+    """NaN, integers, wrong ranks and targets out of range are refused."""
+    x = case.images(2)
+    bad: list[tuple[Any, Any]] = [
+        (x * float("nan"), 1),
+        ((x * 255).to(torch.uint8), 1),
+        (x[0], 1),
+        (x[:0], 1),
+        (x, 3),
+        (x, [1]),
+        (x, 1.5),
+    ]
+    for inputs, target in bad:
+        try:
+            case.make().attribute(inputs, target=target)
+        except (ValueError, TypeError):
+            continue
+        raise AssertionError(f"inputs {tuple(inputs.shape)} {inputs.dtype} with target={target!r} were accepted")
+
+
+CHECKS: dict[str, Check] = {
+    name.removeprefix("check_"): function for name, function in list(globals().items()) if name.startswith("check_")
+}
+
+
+def checks(attributor: str | type[Attributor], **options: Any) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The conformance checks of one attributor, by name, for `pytest.mark.parametrize`.
+
+    Args:
+        attributor: A registered name, or a registered class.
+        options: Hyper-parameters to check it with; the default is what was registered as `small`.
+    """
+    cls = REGISTRY.find(attributor) if isinstance(attributor, str) else attributor
+    case = Case(cls, options)
+    for name, function in CHECKS.items():
+        yield name, lambda function=function: function(case)  # type: ignore[misc]
+
+
+def check(attributor: str | type[Attributor], **options: Any) -> list[str]:
+    """Run the whole conformance suite on one attributor; a few seconds on tiny networks.
+
+    Args:
+        attributor: A registered name, or a registered class.
+        options: Hyper-parameters to check it with; the default is what was registered as `small`.
+
+    Returns:
+        The names of the checks that it passed.
+
+    Raises:
+        AssertionError: It broke some; the message names each and says how.
+
+    Example:
+        >>> "batch_equals_singles" in check("saliency")
+        True
+    """
+    failures, passed = [], []
+    for name, run in checks(attributor, **options):
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001  whatever a stranger's method raises is the finding
+            failures.append(
+                f"{name}: {type(error).__name__ + ': ' if not isinstance(error, AssertionError) else ''}{error}"
+            )
+        else:
+            passed.append(name)
+    if failures:
+        raise AssertionError(
+            f"{attributor} breaks {len(failures)} of {len(failures) + len(passed)} rules:\n" + "\n".join(failures)
+        )
+    return passed
