@@ -260,6 +260,11 @@ def _merge_padding(node: fx.Node, convolution: Convolution, modules: dict[str, n
     node.replace_input_with(pad, pad.all_input_nodes[0])
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return tensor.detach().cpu().double()
+
+
 def _affine(
     node: fx.Node, modules: dict[str, nn.Module], constants: dict[fx.Node, Any]
 ) -> tuple[Tensor, Tensor] | None:
@@ -268,6 +273,7 @@ def _affine(
     var: Any
     weight: Any
     bias: Any
+    eps: Any
     if node.op == "call_module":
         m = modules[str(node.target)]
         if type(m) not in BATCH_NORMS or m.running_mean is None or m.running_var is None:
@@ -288,10 +294,10 @@ def _affine(
         eps = given["eps"]
     else:
         return None
-    scale = (var.double() + float(eps)).rsqrt()
-    scale = scale * weight.detach().double() if isinstance(weight, Tensor) else scale
-    shift = -mean.double() * scale
-    return scale, shift + bias.detach().double() if isinstance(bias, Tensor) else shift
+    scale = (_wide(var) + eps).rsqrt()
+    scale = scale * _wide(weight) if isinstance(weight, Tensor) else scale
+    shift = -_wide(mean) * scale
+    return scale, shift + _wide(bias) if isinstance(bias, Tensor) else shift
 
 
 def _fold_affine(
@@ -317,10 +323,10 @@ def _fold_affine(
     weight = target.weight.detach()
     if weight.shape[0] != len(scale):
         return False
-    bias = shift if target.bias is None else target.bias.detach().double() * scale + shift
-    scaled = (weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    bias = shift if target.bias is None else _wide(target.bias) * scale + shift
+    scaled = (_wide(weight) * scale.reshape(-1, *[1] * (weight.ndim - 1))).to(weight)
     target.weight = nn.Parameter(_channels_last(scaled), requires_grad=False)
-    target.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    target.bias = nn.Parameter(bias.to(weight), requires_grad=False)
     return True
 
 

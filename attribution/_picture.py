@@ -3,6 +3,7 @@
 import base64
 import html as escape
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
 
 CLIP = 99.0  # percentile of |map| that gets the full colour
+MAGNITUDES = ("abs_sum", "max_abs", "l2")  # reductions of channels that forget the sign
 
 
 def limit(maps: Tensor, percentile: float = CLIP) -> float:
@@ -22,11 +24,12 @@ def limit(maps: Tensor, percentile: float = CLIP) -> float:
     return found or float(values.max()) or 1.0
 
 
-def shown(maps: Tensor, method: str) -> tuple[Tensor, str]:
+def shown(maps: Tensor, method: str, params: Mapping[str, Any] | None = None) -> tuple[Tensor, str]:
     """Maps `(N, H, W)` as they are drawn, and what their colours mean.
 
     A map with a constant of no meaning is drawn as what differs from its mean; all others as they are, so that 0 is
-    where a map says nothing.
+    where a map says nothing. With `params`, the method's hyper-parameters, a signed method whose channels were reduced to
+    magnitudes is told from others.
     """
     from .attributor import REGISTRY, TAGS
 
@@ -36,7 +39,9 @@ def shown(maps: Tensor, method: str) -> tuple[Tensor, str]:
         tags = {**TAGS, "signed": bool((maps < 0).any())}
     if tags["offset"]:
         return maps - maps.mean((-2, -1), keepdim=True), "above and below its mean"
-    return maps, "for and against" if tags["signed"] else "importance, unsigned"
+    magnitudes = (params or {}).get("channels") in MAGNITUDES
+    signed = bool((maps < 0).any()) or (tags["signed"] and not magnitudes)
+    return maps, "for and against" if signed else "importance, unsigned"
 
 
 def colours(one: Tensor, top: float) -> np.ndarray[Any, Any]:
@@ -80,7 +85,7 @@ def html(found: "Explanation", most: int = 8) -> str:
     if found.maps.ndim != 4:
         return f"<pre>{escape.escape(repr(found))}</pre>"
     cells = []
-    drawn, meaning = shown(found.maps.sum(1), found.method)
+    drawn, meaning = shown(found.maps.sum(1), found.method, found.params)
     for i in range(min(len(found), most)):
         one = drawn[i]
         image = torch.zeros(3, *one.shape) if found.inputs is None else found.inputs[i]

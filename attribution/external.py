@@ -97,7 +97,7 @@ class FromCaptum(Attributor):
             raise ValueError("a Captum object takes class numbers or index tuples, not a callable target")
         index = target.value()
         assert index is not None
-        tuples = [tuple(i) for i in index.tolist()]
+        tuples = [tuple(i) for i in target.index.tolist()]
         wanted = None if self.model.output_shape == () else index if index.ndim == 1 else tuples
         scale, shift = self.model._normalisation(inputs)  # noqa: SLF001  what lies between image and network is the model's
         network = getattr(self.source, "forward_func", None)

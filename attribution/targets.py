@@ -139,6 +139,7 @@ def read(outputs: Any, target: Target, output: Output, activation: Activation) -
         return scores
     assert target.index is not None
     index = target.index.to(outputs.device, non_blocking=True)
+    outputs = outputs.float() if outputs.dtype in {torch.float16, torch.bfloat16} else outputs
     logits: Tensor = outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
     if logits.ndim > 2:
         # one column of classes per row, at the place that the rest of the index names

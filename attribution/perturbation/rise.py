@@ -70,16 +70,17 @@ class MaskBank:
         """
         cells_y, cells_x = self.cell
         grid = self.grids.shape[-1]
-        phases = torch.zeros(len(weights), cells_y * cells_x, grid * grid, dtype=torch.float64, device=weights.device)
+        wide = torch.float32 if weights.device.type == "mps" else torch.float64  # which has no float64
+        phases = torch.zeros(len(weights), cells_y * cells_x, grid * grid, dtype=wide, device=weights.device)
         for some in torch.arange(len(self.grids), device=weights.device).split(1024):
             place = self.shifts[some, 0] * cells_x + self.shifts[some, 1]
-            part = weights[:, some, None].double() * self.grids[some].flatten(1)
+            part = weights[:, some, None].to(wide) * self.grids[some].flatten(1)
             phases.index_add_(1, place, part)
         # (I, shift_y, shift_x, i, j) to a matrix over (shift_y, i) and (shift_x, j)
         table = phases.reshape(-1, cells_y, cells_x, grid, grid).permute(0, 1, 3, 2, 4)
         table = table.reshape(-1, cells_y * grid, cells_x * grid)
-        rows = self.rows.double().permute(1, 0, 2).reshape(self.rows.shape[1], -1)
-        columns = self.columns.double().permute(1, 0, 2).reshape(self.columns.shape[1], -1)
+        rows = self.rows.to(wide).permute(1, 0, 2).reshape(self.rows.shape[1], -1)
+        columns = self.columns.to(wide).permute(1, 0, 2).reshape(self.columns.shape[1], -1)
         return rows @ table @ columns.T
 
 

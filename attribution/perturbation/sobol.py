@@ -38,7 +38,8 @@ def total_order(a: Tensor, c: Tensor, estimator: Estimator) -> Tensor:
         >>> total_order(a, torch.stack([a.flip(0), a], -1), "jansen").tolist()  # the first decides alone
         [1.0, 0.0]
     """
-    a, c = a.double(), c.double()
+    if a.device.type != "mps":  # which has no float64
+        a, c = a.double(), c.double()
     n = a.shape[-1]
     wide, mean = a.unsqueeze(-1), a.mean(-1, keepdim=True)
     variance = ((a - mean) ** 2).sum(-1, keepdim=True) / max(n - 1, 1)

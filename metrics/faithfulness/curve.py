@@ -86,7 +86,7 @@ def tied_share(maps: Tensor) -> Tensor:
     both = torch.zeros_like(values, dtype=torch.bool)
     both[:, 1:] |= same
     both[:, :-1] |= same
-    return both.double().mean(1)
+    return both.float().mean(1)
 
 
 class Curve(Metric):
@@ -147,7 +147,7 @@ class Curve(Metric):
 
         def finish() -> Scored:
             ends = (removed(), clean()) if self.inserts else (clean(), removed())
-            values = torch.cat([ends[0], between(), ends[1]], 1).double().cpu()
+            values = torch.cat([ends[0], between(), ends[1]], 1).cpu().double()
             area = torch.trapezoid(values, dx=1 / (values.shape[1] - 1), dim=1)
             area = torch.where(defined.cpu(), area, torch.nan)
             return Scored(area, cuts.double() / cuts[-1], values, tied.cpu())

@@ -1,0 +1,62 @@
+"""The README's tables of methods and metrics, from the registry: `python -m benchmarks.readme` writes them.
+
+With `--check` nothing is written, and the exit code says whether they are up to date.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from attriscope import attribution, metrics
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def method_table() -> str:
+    """One row per method."""
+    lines = ["| name | family | needs | cost per image | what it gives | paper |", "|---|---|---|---|---|---|"]
+    for name in sorted(attribution.available(), key=lambda n: (attribution.describe(n)["family"], n)):
+        facts = attribution.describe(name)
+        forwards, backwards = facts["cost"]
+        cost = f"{forwards} f" + (f" + {backwards} b" if backwards else "")
+        also = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
+        needs = ", ".join(facts["needs"]) or "nothing"
+        summary = re.sub(r":math:`([^`]*)`", r"", facts["summary"]).replace(" :", ":").rstrip(": .") + "."
+        lines.append(f"| `{name}`{also} | {facts['family']} | {needs} | {cost} | {summary} | {facts['paper']} |")
+    return "\n".join(lines)
+
+
+def metric_table() -> str:
+    """One row per metric."""
+    lines = ["| name | family | better | range | forwards per map | what it gives | paper |", "|---|---|---|---|---|---|---|"]
+    for name in metrics.available():
+        facts = metrics.describe(name)
+        better = "higher" if facts["higher_is_better"] else "lower"
+        low, high = facts["range"]
+        lines.append(
+            f"| `{name}` | {facts['family']} | {better} | {low:g} to {high:g} | {facts['cost']} | {facts['summary']} "
+            f"| {facts['paper']} |"
+        )
+    return "\n".join(lines)
+
+
+def written(text: str) -> str:
+    """The README with fresh tables between its markers."""
+    for name, table in (("methods", method_table()), ("metrics", metric_table())):
+        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(\n<!-- end -->)"
+        text = re.sub(pattern, lambda m, table=table: m[1] + table + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
+    return text
+
+
+def main() -> None:
+    old = README.read_text(encoding="utf-8")
+    new = written(old)
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            sys.exit("README.md is behind the registry: run python -m benchmarks.readme")
+        return
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
