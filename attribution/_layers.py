@@ -2,7 +2,7 @@
 
 import difflib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -115,7 +115,7 @@ def split(model: "Model", network: nn.Module, at: str) -> tuple[nn.Module, nn.Mo
     """The network up to and including a layer, and the rest of it."""
     if at == "input":
         return nn.Identity(), network
-    found = _find(network, at)
+    found = _find(network, at, model.forward)
     if isinstance(found, fx.Node):
         halves = _before(network, found), _after(network, found, at)
         if model.shape is None or _is_whole(model, network, *halves):
@@ -124,12 +124,19 @@ def split(model: "Model", network: nn.Module, at: str) -> tuple[nn.Module, nn.Mo
     return _split_by_hooks(model, network, *_parse(at))
 
 
-def trunk(model: "Model", network: nn.Module, at: str) -> nn.Module:
+def arguments(module: nn.Module) -> set[str]:
+    """The names of a head's further arguments: what it takes besides the activation."""
+    if not isinstance(module, fx.GraphModule):
+        inner = getattr(module, "rest", None)
+        return arguments(inner) if isinstance(inner, nn.Module) else set()
+    return {str(n.target) for n in module.graph.nodes if n.op == "placeholder"} - {"activation"}
+
+
+def trunk(network: nn.Module, at: str, given: Iterable[str]) -> nn.Module:
     """The network up to and including a layer, whatever leads around it."""
-    del model
     if at == "input":
         return nn.Identity()
-    found = _find(network, at)
+    found = _find(network, at, given)
     return _before(network, found) if isinstance(found, fx.Node) else HookedTrunk(network, *_parse(at))
 
 
@@ -140,13 +147,13 @@ def _parse(at: str) -> tuple[str, int]:
     return name, int(number or 0)
 
 
-def _find(network: nn.Module, at: str) -> fx.Node | None:
+def _find(network: nn.Module, at: str, given: Iterable[str]) -> fx.Node | None:
     """The node of a layer's output; `None` where the network cannot be traced."""
     name, number = _parse(at)
     names = [n for n, _ in network.named_modules() if n]
     if name not in names:
         _unknown(at, names)
-    traced = _lean.trace(network)
+    traced = _lean.trace(network, given)
     if traced is None:
         return None
     nodes = traced[1].get(name, [])
@@ -163,13 +170,14 @@ def _find(network: nn.Module, at: str) -> fx.Node | None:
 
 def _is_whole(model: "Model", network: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
     """Whether the head on the trunk gives what the network gives, on an arbitrary image."""
-    blank = model._blank()  # noqa: SLF001  the two files are one thing
+    blank = model._blank()
     image = torch.rand(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
-    run = model._through  # noqa: SLF001
-    with torch.inference_mode():
-        rows = torch.zeros(1, dtype=torch.long)
-        whole = run(network, image, rows)
-        cut = run(lambda x, **more: head(trunk(x, **more)), image, rows)
+    wanted = arguments(head)
+
+    def halves(x: Tensor, **more: Any) -> Any:
+        return head(trunk(x, **more), **{k: v for k, v in more.items() if k in wanted})
+
+    whole, cut = model.try_out(network, image), model.try_out(halves, image)
     if not isinstance(whole, Tensor) or not isinstance(cut, Tensor) or whole.shape != cut.shape:
         return False
     return torch.allclose(whole, cut, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
@@ -183,8 +191,10 @@ def _unknown(at: str, names: list[str]) -> NoReturn:
 def _before(network: nn.Module, cut: fx.Node) -> fx.GraphModule:
     trunk = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    needed = _needed([cut], stop=None)
-    for node in cut.graph.nodes:
+    modules = dict(network.named_modules())
+    before = list(cut.graph.nodes)
+    needed = _needed([cut], None, modules, set(before[: before.index(cut)]))
+    for node in before:
         if node in needed or node.op == "placeholder":
             copied[node] = trunk.node_copy(node, copied.__getitem__)
     trunk.output(copied[cut])
@@ -193,16 +203,17 @@ def _before(network: nn.Module, cut: fx.Node) -> fx.GraphModule:
 
 def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
     graph = cut.graph
-    needed = _needed([n for n in graph.nodes if n.op == "output"], stop=cut)
-    if any(n.op == "placeholder" for n in needed):
+    modules = dict(network.named_modules())
+    needed = _needed([n for n in graph.nodes if n.op == "output"], cut, modules, set(graph.nodes))
+    image = next(n for n in graph.nodes if n.op == "placeholder")
+    if image in needed:
         raise ValueError(
             f"the output does not depend on layer {at!r} alone, a connection leads around it: choose a layer that "
             "everything passes through, such as the end of a block"
         )
     head = fx.Graph()
     copied = {cut: head.placeholder("activation")}
-    modules = dict(network.named_modules())
-    if any(_overwrites(user, modules) for user in cut.users):
+    if any(_lean.overwrites(user, modules) for user in cut.users):
         copied[cut] = head.call_method("clone", (copied[cut],))
     activation = copied[cut]
     for node in graph.nodes:
@@ -216,13 +227,25 @@ def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
     return fx.GraphModule(network, head)
 
 
-def _needed(wanted: list[fx.Node], stop: fx.Node | None) -> set[fx.Node]:
-    """What these nodes need; once a node `stop` is given, batch sizes count as given too."""
+def _needed(
+    wanted: list[fx.Node], stop: fx.Node | None, modules: dict[str, nn.Module], among: set[fx.Node]
+) -> set[fx.Node]:
+    """What these nodes need, with what is written into it; once a node `stop` is given, so are batch sizes.
+
+    Args:
+        wanted: The nodes.
+        stop: A node whose value will be given.
+        modules: The network's.
+        among: Where a node may stand that is needed only because it writes into another.
+    """
     needed: set[fx.Node] = set()
     stack = list(wanted)
     while stack:
         node = stack.pop()
-        if node in needed or node is stop:
+        if node in needed:
+            continue
+        stack.extend(u for u in node.users if u in among and not u.users and _lean.overwrites(u, modules))
+        if node is stop:
             continue
         needed.add(node)
         if stop is None or not _is_batch_size(node):
@@ -241,15 +264,6 @@ def _is_batch_size(node: fx.Node) -> bool:
             return True
         return bool(source.op == "call_function" and source.target is getattr and source.args[1] == "shape")
     return False
-
-
-def _overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node writes into its input."""
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    name = getattr(node.target, "__name__", str(node.target))
-    inplace = node.kwargs.get("inplace", False) or (name.endswith("_") and not name.endswith("__"))
-    return bool(inplace) or name in {"iadd", "imul", "isub", "itruediv"} or any(a is True for a in node.args)
 
 
 # -- networks that torch.fx cannot trace -------------------------------------------------------------------------------
@@ -325,7 +339,7 @@ def _split_by_hooks(model: "Model", network: nn.Module, name: str, number: int) 
     if model.forward:
         raise ValueError("a network that torch.fx cannot trace cannot be cut when it takes further arguments")
     example = next(network.parameters(), None)
-    blank = model._blank()  # noqa: SLF001  the two files are one thing
+    blank = model._blank()
     blank = blank if example is None else blank.to(example.device, example.dtype)
     trunk, head = HookedTrunk(network, name, number), HookedHead(network, name, number, blank)
     if not _is_whole(model, network, trunk, head):
@@ -346,12 +360,12 @@ class GridTrunk(nn.Module):
         super().__init__()
         self.trunk, self.rows, self.columns = trunk, rows, columns
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **more: Any) -> Tensor:
         """`(N, C, rows * H, columns * W)` to `(N, K, rows * h, columns * w)`."""
         r, c = self.rows, self.columns
         n, channels, height, width = x.shape
         cells = x.reshape(n, channels, r, height // r, c, width // c).permute(0, 2, 4, 1, 3, 5)
-        out = self.trunk(cells.reshape(n * r * c, channels, height // r, width // c))
+        out = self.trunk(cells.reshape(n * r * c, channels, height // r, width // c), **more)
         k, h, w = out.shape[1:]
         out = out.reshape(n, r, c, k, h, w).permute(0, 3, 1, 4, 2, 5)
         joined: Tensor = out.reshape(n, k, r * h, c * w)
@@ -366,7 +380,7 @@ class GridHead(nn.Module):
         self.rest, self.rows, self.columns = rest, rows, columns
         self.row, self.column = divmod(cell, columns)
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, **more: Any) -> Any:
         """The outputs for the cell of `(N, K, rows * h, columns * w)`."""
         h, w = x.shape[2] // self.rows, x.shape[3] // self.columns
-        return self.rest(x[:, :, self.row * h : (self.row + 1) * h, self.column * w : (self.column + 1) * w])
+        return self.rest(x[:, :, self.row * h : (self.row + 1) * h, self.column * w : (self.column + 1) * w], **more)

@@ -7,9 +7,11 @@ traced as a whole is traced child by child; what cannot be traced at all is left
 not decided here: the Model compares it with the original first.
 """
 
+import contextlib
 import copy
+import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -40,7 +42,20 @@ IN_PLACE_FUNCTIONS = {
     functional.silu: functional.silu,
     functional.hardswish: functional.hardswish,
 }
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of a block, then every module's own mode again."""
+    modes = [(m, m.training) for m in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def shadow(network: nn.Module) -> nn.Module | None:
@@ -49,9 +64,18 @@ def shadow(network: nn.Module) -> nn.Module | None:
     Running it cannot change the caller's network: modes and hooks are its own, and buffers are copied. `None` where the
     network cannot be copied.
     """
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if type(p) is nn.Parameter
-    }
+    memo: dict[int, Any] = {}
+    for p in network.parameters():
+        if type(p) is nn.Parameter:  # those of inference mode could not serve a gradient
+            memo[id(p)] = nn.Parameter(p.clone() if p.is_inference() else p.detach(), requires_grad=False)
+    own = {id(m) for m in network.modules()}
+    for module in network.modules():
+        for kind in HOOKS:
+            for hook in getattr(module, kind).values():  # the caller's hooks work on the caller's objects
+                memo[id(hook)] = hook
+                holder = getattr(hook, "__self__", None)
+                if holder is not None and id(holder) not in own:
+                    memo[id(holder)] = holder
     try:
         twin = copy.deepcopy(network, memo)
     except Exception:  # noqa: BLE001  a network may hold anything, locks and open files among it
@@ -64,9 +88,29 @@ def shadow(network: nn.Module) -> nn.Module | None:
 class Tracer(fx.Tracer):
     """Traces through everything that is not torch's own, and remembers which node each module's output is."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Iterable[str] | None) -> None:
         super().__init__()
+        self.given = None if given is None else tuple(given)
         self.outputs: dict[str, list[fx.Node]] = {}
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The input and the arguments that will be given; all others keep their defaults, `None` above all."""
+        if self.given is None:
+            found: tuple[Callable[..., Any], list[Any]] = super().create_args_for_root(
+                root_fn, is_module, concrete_args
+            )
+            return found
+        given = self.given
+        first = next(iter(inspect.signature(self.root.forward).parameters.values()))
+        name = "x" if first.kind is first.VAR_POSITIONAL else first.name
+        proxies = [self.create_proxy("placeholder", n, (), {}) for n in (name, *given)]
+
+        def run(root: Any, x: Any, *more: Any) -> Any:
+            return root_fn(root, x, **dict(zip(given, more, strict=True)))
+
+        return run, [self.root, *proxies]
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace one call of a module, under its name in the original network."""
@@ -76,9 +120,16 @@ class Tracer(fx.Tracer):
         return out
 
 
-def trace(network: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]] | None:
-    """The network as a graph with the node of every module call, or `None` where it cannot be traced."""
-    tracer = Tracer()
+def trace(
+    network: nn.Module, given: Iterable[str] | None = None
+) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]] | None:
+    """The network as a graph with the node of every module call, or `None` where it cannot be traced.
+
+    Args:
+        network: In evaluation mode.
+        given: The names of the arguments that it gets besides its input; `None`: all that it has.
+    """
+    tracer = Tracer(given)
     try:
         graph = tracer.trace(network)
         return fx.GraphModule(network, graph), tracer.outputs
@@ -108,13 +159,14 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.clone()
 
 
-def lean(twin: nn.Module) -> tuple[nn.Module, nn.Module, str | None]:
+def lean(twin: nn.Module, given: Iterable[str] = ()) -> tuple[nn.Module, nn.Module, str | None]:
     """The copies for inference and for gradients, and what could not be done (`None` if everything was).
 
     Args:
         twin: A `shadow`; its parameters are read and its modules are shared, never changed.
+        given: The names of the arguments that it gets besides its input.
     """
-    traced = trace(twin)
+    traced = trace(twin, given)
     if traced is None:
         gradient = _children(_structure(twin))
         return gradient, gradient, "torch.fx cannot trace the whole network: only parts of it were folded"
@@ -169,11 +221,13 @@ def _fold(module: fx.GraphModule) -> fx.GraphModule:
                 new = graph.call_module(name, (source,))
             node.replace_all_uses_with(new)
             graph.erase_node(node)
-        elif (affine := _affine(node, modules, constants)) is not None and _fold_affine(node, affine, module, modules):
+        elif (affine := _affine(node, modules, constants)) is not None and _fold_affine(node, affine, modules):
             source = node.all_input_nodes[0]
             node.replace_all_uses_with(source)
             graph.erase_node(node)
-    graph.eliminate_dead_code()
+    for node in reversed(list(graph.nodes)):
+        if not node.users and not node.is_impure() and not overwrites(node, modules):
+            graph.erase_node(node)
     module.delete_all_unused_submodules()
     module.recompile()
     return module
@@ -300,33 +354,22 @@ def _affine(
     return scale, shift + _wide(bias) if isinstance(bias, Tensor) else shift
 
 
-def _fold_affine(
-    node: fx.Node, affine: tuple[Tensor, Tensor], module: fx.GraphModule, modules: dict[str, nn.Module]
-) -> bool:
+def _fold_affine(node: fx.Node, affine: tuple[Tensor, Tensor], modules: dict[str, nn.Module]) -> bool:
     """Fold (scale, shift) per output channel into the layer that feeds this node; whether it could be done."""
     source = node.all_input_nodes[0]
     if source.op != "call_module" or len(source.users) != 1:
         return False
     layer = modules[str(source.target)]
     scale, shift = affine
-    if isinstance(layer, Convolution):
-        target: Convolution | nn.Linear = layer  # made for this node alone
-    elif type(layer) is nn.Linear and not isinstance(modules.get(str(node.target)), nn.BatchNorm2d | nn.BatchNorm3d):
-        target = nn.Linear(layer.in_features, layer.out_features, device="meta")
-        target.weight, target.bias = layer.weight, layer.bias
-        name = f"_lean_linear_{len(modules)}"
-        module.add_submodule(name, target)
-        modules[name] = target
-        source.target = name
-    else:
+    if not isinstance(layer, Convolution):  # which is made for this node alone
         return False
-    weight = target.weight.detach()
+    weight = layer.weight.detach()
     if weight.shape[0] != len(scale):
         return False
-    bias = shift if target.bias is None else _wide(target.bias) * scale + shift
+    bias = shift if layer.bias is None else _wide(layer.bias) * scale + shift
     scaled = (_wide(weight) * scale.reshape(-1, *[1] * (weight.ndim - 1))).to(weight)
-    target.weight = nn.Parameter(_channels_last(scaled), requires_grad=False)
-    target.bias = nn.Parameter(bias.to(weight), requires_grad=False)
+    layer.weight = nn.Parameter(_channels_last(scaled), requires_grad=False)
+    layer.bias = nn.Parameter(bias.to(weight), requires_grad=False)
     return True
 
 
@@ -356,6 +399,15 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[Callable[
     if node.op == "call_function" and node.target in IN_PLACE_FUNCTIONS and len(node.args) == 1:
         return IN_PLACE_FUNCTIONS[node.target], {}
     return None, {}
+
+
+def overwrites(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node writes into its input."""
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = getattr(node.target, "__name__", str(node.target))
+    inplace = node.kwargs.get("inplace", False) or (name.endswith("_") and not name.endswith("__"))
+    return bool(inplace) or name in {"iadd", "imul", "isub", "itruediv", "setitem"} or any(a is True for a in node.args)
 
 
 def _is_fresh(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -1,6 +1,7 @@
 """Hyper-parameters: declared once as annotated fields; from these come the constructor, its checks and the CLI's options."""
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -237,9 +238,45 @@ def canonical(value: Any) -> Any:
         return value
     if hasattr(value, "params") and hasattr(value, "name"):  # an attributor inside another
         return {"name": value.name, "params": canonical(value.params)}
-    if callable(value):
-        return f"callable:{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
-    return repr(value)
+    if isinstance(value, functools.partial):
+        return {"partial": [canonical(v) for v in (value.func, value.args, value.keywords)]}
+    if isinstance(value, types.MethodType):
+        return {"method": [canonical(value.__func__), canonical(value.__self__)]}
+    if isinstance(value, types.FunctionType):
+        return _function(value)
+    if hasattr(value, "state_dict") and hasattr(value, "forward"):
+        return {"network": type(value).__qualname__, "state": canonical(dict(value.state_dict()))}
+    kind = value if isinstance(value, type) else type(value)
+    held = {} if isinstance(value, type) else getattr(value, "__dict__", {})
+    plain = {
+        k: canonical(v)
+        for k, v in held.items()
+        if isinstance(v, Tensor | str | int | float | bool | list | tuple | None)
+    }
+    return {f"{kind.__module__}.{kind.__qualname__}": plain}
+
+
+def _function(value: types.FunctionType) -> Any:
+    """A function by what it does: code, defaults and what it closes over, never its address."""
+
+    def code(c: types.CodeType) -> Any:
+        return [
+            c.co_code.hex(),
+            c.co_names,
+            [code(k) if isinstance(k, types.CodeType) else repr(k) for k in c.co_consts],
+        ]
+
+    held = []
+    for cell in value.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # still empty
+            held.append(None)
+    inner = [c.__qualname__ if c is value or isinstance(c, types.FunctionType) else canonical(c) for c in held]
+    text = json.dumps(
+        [code(value.__code__), canonical(value.__defaults__), canonical(value.__kwdefaults__ or {}), inner]
+    )
+    return f"callable:{value.__module__}.{value.__qualname__}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 class Configured:

@@ -49,8 +49,9 @@ def colours(one: Tensor, top: float) -> np.ndarray[Any, Any]:
     import matplotlib as mpl
 
     scaled = (one.detach().float().cpu() / top).clamp(-1, 1).numpy()
-    rgba = mpl.colormaps["RdBu_r"](0.5 + 0.5 * scaled)
-    rgba[..., 3] = np.abs(scaled) ** 0.5 * 0.85
+    # from the middle of each half: whiter colours would leave a dark line where the sign changes, which is in no map
+    rgba = mpl.colormaps["RdBu_r"](0.5 + np.sign(scaled) * (0.27 + 0.18 * np.abs(scaled)))
+    rgba[..., 3] = np.abs(scaled) * 0.85
     return np.asarray(rgba)
 
 
@@ -89,6 +90,8 @@ def html(found: "Explanation", most: int = 8) -> str:
     for i in range(min(len(found), most)):
         one = drawn[i]
         image = torch.zeros(3, *one.shape) if found.inputs is None else found.inputs[i]
+        if one.shape != image.shape[1:]:  # native resolution was asked for
+            one = torch.nn.functional.interpolate(one[None, None], tuple(image.shape[1:]), mode="nearest-exact")[0, 0]
         data = base64.b64encode(png(overlay(image, one, limit(one), None))).decode()
         target = "" if found.target is None else f"target {found.target[i].tolist()}, "
         cells.append(

@@ -103,7 +103,7 @@ class Attributor(Configured):
     def supports(cls, model: Model) -> str | None:
         """Why this method cannot run on a model with nothing else passed; `None` if it can."""
         kinds = cls.facts.tags["kinds"]
-        if model.kind not in kinds and not model._takes_any:  # noqa: SLF001  a head's kind is not known yet
+        if model.kind not in kinds and not model._takes_any:
             return f"it explains {' and '.join(kinds)} inputs, the model takes {model.kind}"
         if "gradient" in cls.facts.needs and model.differentiable is False:
             return "it needs gradients, which autograd cannot take through this callable"
@@ -157,7 +157,9 @@ class Attributor(Configured):
 
     def with_model(self, model: "Model | nn.Module | Callable[..., Any]") -> Self:
         """The same configuration on another model, validated again."""
-        return type(self)(Model.wrap(model), **self.params)
+        made = type(self)(Model.wrap(model), **self.params)
+        made._budget = self._budget  # type: ignore[misc]
+        return made
 
     def for_rows(self, rows: slice) -> "Attributor":
         """This attributor for some images of a larger set; only those that hold maps of their own differ."""
@@ -172,6 +174,8 @@ class Attributor(Configured):
 
     # -- how it is run -------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(mode=False)  # what is made here may be needed by a gradient
+    @torch.no_grad()
     def _explain(
         self, inputs: Tensor, target: TargetLike | Target, baseline: Any, regions: Any, *, scores: bool
     ) -> Explanation:
@@ -182,8 +186,8 @@ class Attributor(Configured):
                 if option not in parameters(type(self)):
                     raise TypeError(f"{self.name} has no option {option!r}")
             other = type(self)(self.model, **{**self.params, **changed})
-            other._budget = self._budget  # type: ignore[misc]  # noqa: SLF001
-            return other._explain(inputs, target, None, None, scores=scores)  # noqa: SLF001
+            other._budget = self._budget  # type: ignore[misc]
+            return other._explain(inputs, target, None, None, scores=scores)
         model = self.model
         images = model.check(inputs)
         if model.kind not in self.facts.tags["kinds"]:
@@ -229,7 +233,7 @@ class Attributor(Configured):
 
     def _reduce(self, maps: Tensor) -> Tensor:
         how: Channels = getattr(self, "channels", "sum")
-        return reduce_channels(maps, how) if maps.ndim == 4 and maps.shape[1] > 1 else maps
+        return reduce_channels(maps, how) if maps.ndim == 4 else maps
 
     def _resize(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
         how: Resize | None = getattr(self, "resize", "bilinear")
@@ -397,7 +401,7 @@ def create(
 
     made = REGISTRY.build(name, options, build)
     if budget is not None:
-        made._budget = budget  # type: ignore[misc]  # noqa: SLF001
+        made._budget = budget  # type: ignore[misc]
     return made
 
 
@@ -405,12 +409,14 @@ def _fit(cls: type[Attributor], budget: int, options: dict[str, Any], model: Mod
     """The options with the largest sample count that the budget allows."""
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
         raise ValueError(f"budget={budget!r}: give a whole number of forwards + backwards per image, at least 1")
-    shape = model.shape or (3, 224, 224)
     samples = cls.facts.tags["samples"]
     if samples is None or samples in options:
+        # what depends on the image's size is known when one was seen; until then the smallest is assumed
+        shape = model.shape or (1, 1, 1)
         if sum(cls.cost(shape, **options)) > budget:
             raise ValueError(_too_dear(cls, budget, options, shape))
         return options
+    shape = model.shape or (3, 224, 224)
     limits = next(
         (n for n in getattr(parameters(cls)[samples].annotation, "__metadata__", ()) if isinstance(n, Range)), Range(1)
     )

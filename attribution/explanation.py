@@ -19,7 +19,7 @@ FORMAT = 1
 __all__ = ["Explanation"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Explanation:
     """The result of `Attributor.explain`.
 
@@ -77,7 +77,7 @@ class Explanation:
             "params": canonical(self.params),
             "output": self.output,
             "seconds": self.seconds,
-            "details": _put(self.details, "details", tensors),
+            "details": _put(self.details, tensors),
         }
         for name in ("maps", "native", "target", "scores", "forwards", "backwards"):
             value = getattr(self, name)
@@ -109,7 +109,9 @@ class Explanation:
                 details=_take(header["details"], tensors),
                 **{n: header[n] for n in ("method", "params", "output", "seconds")},
             )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, OSError) as error:
             raise ValueError(f"{path} is no explanation of attriscope, or it is damaged ({error})") from error
 
     def _repr_html_(self) -> str:
@@ -119,15 +121,16 @@ class Explanation:
         return html(self)
 
 
-def _put(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
+def _put(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Details as JSON; tensors go aside and leave their name."""
     if isinstance(value, Tensor):
-        tensors[at] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"$tensor": at}
+        name = f"details/{len(tensors)}"
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"$tensor": name}
     if isinstance(value, dict):
-        return {str(k): _put(v, f"{at}.{k}", tensors) for k, v in value.items()}
+        return {str(k): _put(v, tensors) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_put(v, f"{at}.{i}", tensors) for i, v in enumerate(value)]
+        return [_put(v, tensors) for v in value]
     return canonical(value)
 
 

@@ -36,6 +36,10 @@ class FromMaps(Attributor):
         del target
         if len(self.maps) != len(inputs):
             raise ValueError(f"{self.name} holds {len(self.maps)} maps and was asked about {len(inputs)} images")
+        if inputs.ndim == 4 and self.maps.ndim == 2:
+            raise ValueError(
+                f"{self.name}: maps of shape {tuple(self.maps.shape)} are no maps of images: pass (N, C, H, W)"
+            )
         maps = self.maps[:, None] if self.maps.ndim == 3 and inputs.ndim == 4 else self.maps
         return Computed(maps.to(inputs), {})
 
@@ -99,10 +103,9 @@ class FromCaptum(Attributor):
         assert index is not None
         tuples = [tuple(i) for i in target.index.tolist()]
         wanted = None if self.model.output_shape == () else index if index.ndim == 1 else tuples
-        scale, shift = self.model._normalisation(inputs)  # noqa: SLF001  what lies between image and network is the model's
-        network = getattr(self.source, "forward_func", None)
-        with _watched(network, self.model, target), torch.inference_mode(mode=False), torch.enable_grad():
-            x = torch.addcmul(shift, inputs, scale).clone()
+        scale, shift = self.model._normalisation(inputs)
+        with _watched(self.source, self.model, target), torch.inference_mode(mode=False), torch.enable_grad():
+            x = torch.addcmul(shift, inputs, scale).clone().requires_grad_()  # Captum warns of any other
             found = self.source.attribute(x, target=wanted, **self.options)
         found = found[0] if isinstance(found, tuple) else found
         if not isinstance(found, Tensor) or len(found) != len(inputs):
@@ -115,32 +118,32 @@ class FromCaptum(Attributor):
 
 
 @contextlib.contextmanager
-def _watched(network: Any, model: Model, target: Target) -> Iterator[None]:
-    """Count what somebody else does with a network: forwards by a hook, backwards by the gradients of its outputs."""
-    if not isinstance(network, nn.Module):
-        yield
-        return
+def _watched(source: Any, model: Model, target: Target) -> Iterator[None]:
+    """Count what somebody else does with a network: forwards as they run, backwards by the gradients of the outputs."""
+    network = getattr(source, "forward_func", None)
     ran = {"forward": 0, "backward": 0}
 
-    def hook(_m: nn.Module, _i: Any, out: Any) -> None:
-        if isinstance(out, Tensor):
+    def see(out: Any) -> Any:
+        if isinstance(out, Tensor) and out.ndim:
             ran["forward"] += len(out)
             if out.requires_grad:
                 out.register_hook(lambda g: ran.__setitem__("backward", ran["backward"] + len(g)))
+        return out
 
-    modes = [(m, m.training) for m in network.modules()]
-    handle = network.register_forward_hook(hook)
-    try:
-        network.eval()
+    with contextlib.ExitStack() as undo:
+        if isinstance(network, nn.Module):
+            for module in network.modules():
+                undo.callback(setattr, module, "training", module.training)
+            network.eval()
+            undo.callback(network.register_forward_hook(lambda _m, _i, out: see(out)).remove)
+        elif callable(network):
+            source.forward_func = lambda *a, **k: see(network(*a, **k))
+            undo.callback(setattr, source, "forward_func", network)
         yield
-    finally:
-        handle.remove()
-        for module, training in modes:
-            module.training = training
     for _ in range(ran["forward"] // len(target)):
-        model._charge(target.rows, backward=False)  # noqa: SLF001
+        model._charge(target.rows, backward=False)
     for _ in range(ran["backward"] // len(target)):
-        model._charge(target.rows, backward=True, forward=False)  # noqa: SLF001
+        model._charge(target.rows, backward=True, forward=False)
 
 
 def from_captum(

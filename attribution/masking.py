@@ -38,7 +38,7 @@ def _mix(out: Tensor, image: Tensor, baseline: Tensor, keep: Tensor) -> None:
         torch.lerp(baseline, image, keep, out=out)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Composed:
     """What all sources share: images `(N, C, H, W)` and the baseline that stands in, broadcastable to them."""
 
@@ -52,7 +52,7 @@ class _Composed:
         return self.images[row].expand(shape), baseline.expand(shape)
 
 
-@dataclass
+@dataclass(eq=False)
 class Clean:
     """Each image as it is, or a given stand-in for it, once."""
 
@@ -67,7 +67,7 @@ class Clean:
         out.copy_(value[row if value.shape[0] > 1 else 0].expand(out.shape[1:]).unsqueeze(0))
 
 
-@dataclass
+@dataclass(eq=False)
 class Masks(_Composed):
     """Soft masks, made when they are needed.
 
@@ -85,7 +85,7 @@ class Masks(_Composed):
         _mix(out, image, baseline, self.masks(items).to(out.device, out.dtype))
 
 
-@dataclass
+@dataclass(eq=False)
 class Coalitions(_Composed):
     """Regions of a label map, each kept to a degree.
 
@@ -108,7 +108,7 @@ class Coalitions(_Composed):
         _mix(out, image, baseline, keep.index_select(1, labels.flatten()).reshape(-1, 1, *labels.shape))
 
 
-@dataclass
+@dataclass(eq=False)
 class Ranks(_Composed):
     """The curves of insertion and deletion: pixels in an order, cut at given points.
 
@@ -135,7 +135,7 @@ class Ranks(_Composed):
         _mix(out, image, baseline, first if self.insert else ~first)
 
 
-@dataclass
+@dataclass(eq=False)
 class Windows(_Composed):
     """One rectangle removed at a time, written as a slice.
 
@@ -240,10 +240,11 @@ def evaluate(
     """
     stop = source.count if stop is None else stop
     parts = [s for _, s in _stream([_Part(source, start, stop - start)], model, target, output)]
-    return torch.cat(parts).reshape(len(source.images), stop - start)
+    found = torch.cat(parts) if parts else source.images.new_zeros(0)
+    return found.reshape(len(source.images), stop - start)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Part:
     """Some of a source's versions."""
 

@@ -1,17 +1,20 @@
 """The model as every method sees it: everything that lies between an image and the scores that explain it."""
 
 import contextlib
+import functools
 import hashlib
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from . import _layers, _lean
+from ._parameters import canonical
 from .targets import Activation, Output, Target, TargetLike, read, resolve
 
 Kind = Literal["image", "table", "tokens"]
@@ -22,8 +25,21 @@ TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
 __all__ = ["Kind", "Ledger", "Model"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-@dataclass
+
+def plainly(function: F) -> F:
+    """Run outside the caller's gradient mode: tensors made in inference mode could never serve a gradient later."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **more: Any) -> Any:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return function(*args, **more)
+
+    return cast("F", run)
+
+
+@dataclass(eq=False)
 class Ledger:
     """What was asked of a model while it was open: evaluations per image."""
 
@@ -165,7 +181,9 @@ class Model:
         self._sums: Tensor | None = None
         self._twin: nn.Module | None = None
         self._engines: tuple[Callable[..., Any], Callable[..., Any]] | None = None
-        self._checked: set[Any] = set()
+        self._checked: dict[Any, tuple[int, ...] | None] = {}  # the output's shape for every shape of input seen
+        self._count: int | None = None  # images in the set last seen, which further arguments are for
+        self._cells: tuple[int, int] | None = None  # a grid's trunk: rows and columns
         self._splits: dict[Any, tuple[Model, Model]] = {}
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
         self._calls: list[_layers.Call] | None = None
@@ -209,8 +227,11 @@ class Model:
         Raises:
             ValueError: The network is a bare callable and nobody named it.
         """
-        own = repr((self.mean, self.std, self.bounds, self.activation, self.kind, self.adapter))
-        digest = hashlib.sha256(own.encode())
+        numbers = [
+            None if v is None else torch.as_tensor(v, dtype=torch.float32).flatten() for v in (self.mean, self.std)
+        ]
+        own = [numbers, self.bounds, self.activation, self.kind, self.adapter, self.forward]
+        digest = hashlib.sha256(json.dumps(canonical(own), sort_keys=True).encode())
         if self._fingerprint is not None:
             digest.update(self._fingerprint.encode())
         elif isinstance(self.network, nn.Module):
@@ -238,21 +259,27 @@ class Model:
         found = (t for t in (*self.network.parameters(), *self.network.buffers()) if t.is_floating_point())
         return next(found, None)
 
+    @plainly
     def refresh(self) -> None:
         """Make the private copies anew if the network changed since they were made; cheap where it did not."""
         network = self.network
         if not isinstance(network, nn.Module):
             return
         tensors = [*network.parameters(), *network.buffers()]
-        stamp: list[Any] = [*network.modules(), *tensors, *(t._version for t in tensors if not t.is_inference())]  # noqa: SLF001
+        hooks = [h for m in network.modules() for kind in _lean.HOOKS for h in getattr(m, kind).values()]
+        stamp: list[Any] = [
+            *network.modules(),
+            *hooks,
+            *tensors,
+            *(t._version for t in tensors if not t.is_inference()),
+        ]
         same = self._stamp is not None and len(stamp) == len(self._stamp)
         same = same and all(
             a is b or (type(a) is int and a == b) for a, b in zip(stamp, self._stamp or [], strict=False)
         )
-        # writing to a parameter's `.data` moves no version: its sum does
-        with torch.no_grad():
-            floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
-            sums = torch.stack([t.sum(dtype=torch.float32).to(floats[0].device) for t in floats]) if floats else None
+        # writing to a parameter's `.data` moves no version: its digest does
+        floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+        sums = torch.stack([_digest(t).to(floats[0].device) for t in floats]) if floats else None
         if same and (sums is None or (self._sums is not None and torch.equal(sums, self._sums))):
             return
         self._stamp, self._sums = stamp, sums
@@ -299,8 +326,14 @@ class Model:
                     f"inputs go from {least:.3g} to {most:.3g}, outside the model's bounds [{low:g}, {high:g}]: pass images "
                     "that are not normalised yet and give mean and std to Model, or pass Model(bounds=...)"
                 )
-        return images.detach()
+        if self._cells is not None and any(size % n for size, n in zip(images.shape[2:], self._cells, strict=True)):
+            raise ValueError(
+                f"images of {images.shape[2]} x {images.shape[3]} pixels do not divide into a grid of {self._cells[0]} x "
+                f"{self._cells[1]} cells: crop or resize them first"
+            )
+        return images.detach().clone() if images.is_inference() else images.detach()
 
+    @plainly
     def resolve(self, images: Tensor, target: TargetLike | Target = None) -> Target:
         """Check the target and freeze it: `None` becomes the class that the network names on these images."""
         if isinstance(target, Target):
@@ -308,10 +341,10 @@ class Model:
                 raise ValueError(f"the target is for {len(target)} rows, the inputs are {len(images)}")
             return target
         self.refresh()
-        self._prepare(images)
+        self._prepare(images, torch.arange(len(images)), len(images))
         if target is None:
             with self.uncounted():
-                outputs = self.outputs(images)
+                outputs = self.outputs(images, rows=torch.arange(len(images)))
             if not isinstance(outputs, Tensor) or outputs.ndim > 2:
                 raise ValueError(
                     f"target=None takes the largest class of an (N, C) output; this one is {_describe(outputs)}: "
@@ -322,16 +355,25 @@ class Model:
 
     # -- the three calls -----------------------------------------------------------------------------------------------
 
+    @plainly
     def outputs(self, images: Tensor, *, rows: Tensor | None = None, count: int | None = None) -> Any:
-        """What the network returns for these images, `(N, ...)`, adapted and without gradients."""
-        self._enter(images)
-        rows = torch.arange(len(images)) if rows is None else rows
-        parts = list(self._chunks(images, rows, count or len(images), "forward"))
-        self._charge(rows, backward=False)
-        if all(isinstance(p, Tensor) for _, p in parts):
-            return torch.cat([p.clone() for _, p in parts])  # a clone is no inference tensor
-        return parts[0][1] if len(parts) == 1 else [one for _, part in parts for one in part]
+        """What the network returns for these images, `(N, ...)`, adapted and without gradients.
 
+        Args:
+            images: `(N, C, H, W)`.
+            rows: `LongTensor (N,)`, the image that each one is made from: it pays, and further arguments are its own.
+            count: How many images there are in all.
+        """
+        if rows is None:
+            images = self.check(images)
+            self.refresh()
+            rows = torch.arange(len(images))
+        self._enter(images)
+        parts = self._map(images, rows, count or len(images), "forward", lambda _part, _x, out: out)
+        self._charge(rows, backward=False)
+        return _join([_clone(p) for p in parts])
+
+    @plainly
     def scores(self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit") -> Tensor:
         """One score per image, `(N,)`, on the network's device, in inference mode.
 
@@ -342,15 +384,21 @@ class Model:
         """
         _check_output(output)
         if not isinstance(target, Target):
-            target = self.resolve(self.check(images), target)
+            images = self.check(images)
+            target = self.resolve(images, target)
+        frozen = target
         self._enter(images)
-        parts = [
-            read(out, target.take(part), output, self.activation)
-            for part, out in self._chunks(images, target.rows, target.count, "forward")
-        ]
-        self._charge(target.rows, backward=False)
+        parts = self._map(
+            images.detach(),
+            frozen.rows,
+            frozen.count,
+            "forward",
+            lambda part, _x, out: read(out, frozen.take(part), output, self.activation),
+        )
+        self._charge(frozen.rows, backward=False)
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).clone()
 
+    @plainly
     def gradients(
         self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit"
     ) -> tuple[Tensor, Tensor]:
@@ -361,27 +409,29 @@ class Model:
         """
         _check_output(output)
         if not isinstance(target, Target):
-            target = self.resolve(self.check(images), target)
+            images = self.check(images)
+            target = self.resolve(images, target)
+        frozen = target
         self._enter(images)
-        scores, gradients = [], []
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            leaf = images.detach().clone().requires_grad_()
-            for part, (x, out) in self._chunks(leaf, target.rows, target.count, "gradient"):
-                score = read(out, target.take(part), output, self.activation)
-                if not score.requires_grad:
-                    self.differentiable = False
-                    raise ValueError(
-                        "the scores do not depend on the input in a way autograd can follow: use a method that needs no "
-                        "gradients, attribution.available(needs=())"
-                    )
-                (gradient,) = torch.autograd.grad(score.sum(), x)
-                scores.append(score.detach())
-                gradients.append(gradient)
-        self._charge(target.rows, backward=True)
-        if len(scores) == 1:
-            return scores[0], gradients[0]
-        return torch.cat(scores), torch.cat(gradients)
 
+        def differentiate(part: slice, x: Tensor, out: Any) -> tuple[Tensor, Tensor]:
+            score = read(out, frozen.take(part), output, self.activation)
+            found = torch.autograd.grad(score.sum(), x, allow_unused=True)[0] if score.requires_grad else None
+            if found is None:
+                self.differentiable = False
+                raise ValueError(
+                    "the scores do not depend on the input in a way autograd can follow: use a method that needs no "
+                    "gradients, attribution.available(needs=())"
+                )
+            return score.detach(), found
+
+        parts = self._map(images.detach(), frozen.rows, frozen.count, "gradient", differentiate)
+        self._charge(frozen.rows, backward=True)
+        if len(parts) == 1:
+            return cast("tuple[Tensor, Tensor]", parts[0])
+        return torch.cat([s for s, _ in parts]), torch.cat([g for _, g in parts])
+
+    @plainly
     def activations(self, images: Tensor, layer: str) -> Tensor:
         """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`."""
         images = self.check(images)
@@ -390,36 +440,39 @@ class Model:
         if key not in self._splits:
             network = self._module("activations")
             self._enter(images)
-            trunk = _layers.trunk(self, network, layer)
+            with _lean.evaluating(network):
+                trunk = _layers.trunk(network, layer, self.forward)
             self._splits[key] = self._halves(trunk, trunk, layer)
         out: Tensor = self._splits[key][0].outputs(images)
         return out
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
+    @plainly
     def layers(self, images: Tensor | None = None) -> "list[_layers.Call]":
         """Every module call of one forward, in the order of execution, with the shape of its output.
 
         Args:
             images: `(N, C, H, W)`; needed only if the model has not seen one.
         """
-        if images is not None:
-            self.refresh()
-            self._enter(images)
-            self._prepare(images)
         self.refresh()
+        if images is not None:
+            images = self.check(images)
+            self._enter(images)
+            self._prepare(images, torch.arange(len(images)), len(images))
         if self._calls is None:
             network = self._module("layers")
             if self.shape is None:
                 raise ValueError("layers are known once the model has seen an input: pass layers(images)")
-            with torch.inference_mode():
-                self._calls = _layers.calls(network, lambda n: self._through(n, self._blank()))
+            with _lean.evaluating(network):
+                self._calls = _layers.calls(network, lambda n: self.try_out(n, self._blank()))
         return self._calls
 
     def auto_layer(self, images: Tensor | None = None) -> str:
         """The last layer with a spatial map before pooling: where class activation maps are read."""
         return _layers.last_spatial(self.layers(images))
 
+    @plainly
     def split(
         self, at: str, *, grid: int | tuple[int, int] | None = None, head: int | None = None
     ) -> "tuple[Model, Model]":
@@ -446,47 +499,31 @@ class Model:
             rows, columns = (grid, grid) if isinstance(grid, int) else (grid or (1, 1))
             if head is not None and not 0 <= head < rows * columns:
                 raise ValueError(f"head={head}: a grid of {rows} x {columns} has cells 0..{rows * columns - 1}")
-            trunk, rest = _layers.split(self, network, at)
+            with _lean.evaluating(network):
+                trunk, rest = _layers.split(self, network, at)
             if head is not None:
                 trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
             self._splits[key] = self._halves(trunk, rest, at)
+            self._splits[key][0]._cells = None if grid is None else (rows, columns)
         return self._splits[key]
 
     def _halves(self, trunk: nn.Module, rest: nn.Module, at: str) -> "tuple[Model, Model]":
-        first = Model(
-            trunk,
-            mean=self.mean,
-            std=self.std,
-            bounds=self.bounds,
-            kind=self.kind,
-            adapter=_layers.identity,
-            forward=self.forward,
-            batch_size=self.batch_size,
-            fast=self.fast,
-        )
+        whole: dict[str, Any] = {"mean": self.mean, "std": self.std, "bounds": self.bounds, "kind": self.kind}
+        how: dict[str, Any] = {"batch_size": self.batch_size, "fast": self.fast}
         if at == "input":
+            first = Model(trunk, bounds=self.bounds, kind=self.kind, adapter=_layers.identity, **how)
             second = Model(
-                rest,
-                mean=self.mean,
-                std=self.std,
-                bounds=self.bounds,
-                activation=self.activation,
-                kind=self.kind,
-                adapter=self.adapter,
-                forward=self.forward,
-                batch_size=self.batch_size,
-                fast=self.fast,
-            )
+                rest, **whole, activation=self.activation, adapter=self.adapter, forward=self.forward, **how
+            )  # fmt: skip
         else:
+            first = Model(trunk, **whole, adapter=_layers.identity, forward=self.forward, **how)
+            wanted = _layers.arguments(rest)
+            forward = {k: v for k, v in self.forward.items() if k in wanted}
             second = Model(
-                rest,
-                bounds=None,
-                activation=self.activation,
-                adapter=self.adapter,
-                batch_size=self.batch_size,
-                fast=self.fast,
-            )
+                rest, bounds=None, activation=self.activation, adapter=self.adapter, forward=forward, **how
+            )  # fmt: skip
             second._takes_any = True
+        first._count = second._count = self._count
         first._parent, second._parent = (self, True), (self, at == "input")
         return first, second
 
@@ -523,7 +560,7 @@ class Model:
                 ledger.backwards.index_add_(0, rows, one)
         if self._parent is not None:
             parent, forwards = self._parent
-            parent._charge(rows, backward=backward, forward=forward and forwards)  # noqa: SLF001
+            parent._charge(rows, backward=backward, forward=forward and forwards)
 
     @contextlib.contextmanager
     def listen(self, tell: Callable[[int], Any]) -> Iterator[None]:
@@ -555,43 +592,51 @@ class Model:
         if isinstance(self.network, nn.Module) and self._stamp is None:
             self.refresh()
 
-    def _chunks(
-        self, images: Tensor, rows: Tensor, count: int, purpose: Literal["forward", "gradient"]
-    ) -> Iterator[tuple[slice, Any]]:
+    def _map(
+        self,
+        images: Tensor,
+        rows: Tensor,
+        count: int,
+        purpose: Literal["forward", "gradient"],
+        work: Callable[[slice, Tensor, Any], Any],
+    ) -> list[Any]:
         """Run all images in batches of the measured size; halve the batch when memory runs out.
 
-        Yields the slice and its outputs; for gradients, `(input, outputs)`, with the input a leaf.
+        `work(slice, input, outputs)` says what is kept of each batch; for gradients, the input is a leaf.
         """
-        self._prepare(images)
-        inference = purpose == "forward"
+        self._prepare(images, rows, count)
         engine = self._engine(purpose)
         pace = self._paces[purpose]
+        # a network that keeps what it made on its first call must not keep tensors that no gradient can use
+        lean = isinstance(engine, fx.GraphModule) and engine is not self._twin and self._engines is not None
+        done = []
         at = 0
         while at < len(images):
             size = min(pace.size(), len(images) - at)
             part = slice(at, at + size)
-            x = images[part]
             timed = pace.learning() and size == pace.size()
             start = self._clock() if timed else 0.0
             try:
-                if inference:
-                    with torch.inference_mode():
-                        out: Any = self._through(engine, x, rows[part], count)
+                if purpose == "forward":
+                    with torch.inference_mode(mode=lean):
+                        x = images[part]
+                        done.append(work(part, x, self._through(engine, x, rows[part], count)))
                 else:
-                    x = x.detach().requires_grad_()
-                    out = (x, self._through(engine, x, rows[part], count))
+                    with torch.enable_grad():
+                        x = images[part]
+                        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+                        done.append(work(part, x, self._through(engine, x, rows[part], count)))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or size == 1:
                     raise
-                del error
                 pace.limit = max(size // 2, 1)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
-            yield part, out
             if timed:
                 pace.observe(size, self._clock() - start)
             at += size
+        return done
 
     def _clock(self) -> float:
         device = self.device
@@ -609,24 +654,26 @@ class Model:
         network = self.network
         if not isinstance(network, nn.Module):
             return network(x, **more)
-        modes = [(m, m.training) for m in network.modules()]
-        try:
-            network.eval()
+        with _lean.evaluating(network):
             return network(x, **more)
-        finally:
-            for m, training in modes:
-                m.training = training
+
+    def try_out(self, engine: Callable[..., Any], x: Tensor) -> Any:
+        """Run something in the network's place on one arbitrary input, with the first image's further arguments."""
+        return self._through(engine, x, torch.zeros(len(x), dtype=torch.long), self._count or 1)
 
     def _through(
         self, engine: Callable[..., Any], x: Tensor, rows: Tensor | None = None, count: int | None = None
     ) -> Any:
         """Normalise, run, adapt."""
         example = self._example()
+        given = x
         if example is not None:
             x = x.to(example.device, example.dtype, non_blocking=True)
         if self.mean is not None or self.std is not None:
             scale, shift = self._normalisation(x)
             x = torch.addcmul(shift, x, scale)
+        elif x is given:
+            x = x.clone()  # a network may work in place on its input
         more = self.forward
         if more and rows is not None:
             more = {k: _rows(v, rows, count or len(rows)) for k, v in more.items()}
@@ -659,29 +706,39 @@ class Model:
 
     # -- the first call ------------------------------------------------------------------------------------------------
 
-    def _prepare(self, images: Tensor) -> None:
+    def _prepare(self, images: Tensor, rows: Tensor, count: int) -> None:
         """On the first images of a shape: learn the outputs' shape, compare the fast copy, look at batch mates."""
         key = (tuple(images.shape[1:]), images.dtype, images.device)
+        self._count = count
         if key in self._checked:
+            self.output_shape = self._checked[key]
             return
-        self._checked.add(key)  # first: what follows runs through here again
         self.shape = tuple(images.shape[1:])
         first = images[:1].detach()
         pair = torch.cat([first, images[1:2].detach() if len(images) > 1 else first.flip(-1)])
-        rows = torch.tensor([0, min(1, len(images) - 1)])
-        count = len(images)
+        rows = torch.stack([rows[0], rows[min(1, len(rows) - 1)]])
         original = self._twin if self._twin is not None else self._guarded
-        with torch.inference_mode():
-            single = self._through(original, first, rows[:1], count)
+        single = self._through(original, first, rows[:1], count)
+        try:
             both = self._through(original, pair, rows, count)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            pair, rows, both = first, rows[:1], single  # one image is all that fits
+        self._learn(single, both, pair, rows, count)
+        self._checked[key] = self.output_shape
+
+    def _learn(self, single: Any, both: Any, pair: Tensor, rows: Tensor, count: int) -> None:
+        """What the first outputs tell: of one image, and of two (or again of one)."""
+        original = self._twin if self._twin is not None else self._guarded
         if not isinstance(single, Tensor) or not isinstance(both, Tensor):
             self.output_shape = None
             self._engines = (original, original)
             return
-        if single.ndim == 0 or single.shape[0] != 1 or both.shape[0] != 2:
+        if single.ndim == 0 or single.shape[0] != 1 or both.shape[0] != len(pair):
             raise ValueError(
-                f"the network returned shape {tuple(both.shape)} for 2 images and {tuple(single.shape)} for one: its "
-                "first axis must be the batch"
+                f"the network returned shape {tuple(both.shape)} for {len(pair)} images and {tuple(single.shape)} for one: "
+                "its first axis must be the batch"
             )
         self.output_shape = tuple(single.shape[1:])
         if _distance(single, both[:1]) > 1e-3:
@@ -701,16 +758,15 @@ class Model:
     def _compare(self, pair: Tensor, rows: Tensor, count: int, expected: Tensor) -> tuple[Any, Any]:
         """The fast copies, if they give what the network gives; otherwise the plain one."""
         assert self._twin is not None
-        hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self._twin.modules())  # noqa: SLF001
+        hooks = any(getattr(m, kind) for m in self._twin.modules() for kind in _lean.HOOKS)
         half = expected.dtype not in {torch.float32, torch.float64}  # rounding alone is above the tolerance
         if not self.fast or hooks or half:
             if hooks and self.fast:
                 self._note("the network has hooks: it is run without the fast copy, so that they are called")
             return self._twin, self._twin
         try:
-            forward, gradient, note = _lean.lean(self._twin)
-            with torch.inference_mode():
-                found = [self._through(engine, pair, rows, count) for engine in (forward, gradient)]
+            forward, gradient, note = _lean.lean(self._twin, self.forward)
+            found = [self._through(engine, pair, rows, count) for engine in (forward, gradient)]
             worst = max(_distance(f, expected) for f in found)
         except Exception as error:  # noqa: BLE001  the copy is a luxury: whatever it raises, the network itself is there
             self._note(f"no fast copy: {type(error).__name__}: {error}")
@@ -731,12 +787,50 @@ class Model:
             self.notes.append(text)
 
 
+def _digest(tensor: Tensor) -> Tensor:
+    """A number that changes when values do, or change places; one pass over the tensor."""
+    flat = tensor.reshape(-1)
+    side = min(4096, len(flat))
+    body = flat[: len(flat) // side * side].reshape(-1, side).float()
+    columns, rows = (
+        torch.arange(1, n + 1, device=flat.device).float().sqrt_().frac_() + 0.5 for n in reversed(body.shape)
+    )
+    return (body @ columns) @ rows + flat[len(body) * side :].float().sum()
+
+
 def _distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference, over the largest value of `b`."""
+    """The largest difference, over the largest finite value of `b`; where both are infinite or NaN they agree."""
     if a.shape != b.shape:
         return float("inf")
-    largest = float(b.abs().max())
-    return float((a - b).abs().max()) / largest if largest else float((a - b).abs().max())
+    same = (a == b) | (a.isnan() & b.isnan())
+    worst = float(torch.where(same, 0.0, (a - b).abs()).max()) if a.numel() else 0.0
+    largest = float(torch.where(b.isfinite(), b.abs(), 0.0).max()) if b.numel() else 0.0
+    return worst / largest if largest else worst
+
+
+def _clone(out: Any) -> Any:
+    """An output as normal tensors: those of inference mode could not serve a gradient."""
+    if isinstance(out, Tensor):
+        return out.clone()
+    if isinstance(out, Mapping):
+        return {k: _clone(v) for k, v in out.items()}
+    return type(out)(_clone(v) for v in out) if type(out) in {list, tuple} else out
+
+
+def _join(parts: list[Any]) -> Any:
+    """Outputs of several batches as one: tensors end to end, containers entry by entry, lists of images end to end."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(parts) if first.ndim else first
+    if isinstance(first, Mapping):
+        return {k: _join([p[k] for p in parts]) for k in first}
+    if isinstance(first, list) and (not first or not isinstance(first[0], Tensor)):
+        return [one for part in parts for one in part]  # one entry per image, as detectors give
+    if isinstance(first, list | tuple):
+        return type(first)(_join([p[i] for p in parts]) for i in range(len(first)))
+    return first
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -805,7 +899,7 @@ def _outside() -> int:
     """How many frames up the first caller outside this package stands: where a warning should point."""
     import sys
 
-    depth, frame = 1, cast("Any", sys._getframe(1))  # noqa: SLF001
+    depth, frame = 1, cast("Any", sys._getframe(1))
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("attriscope."):
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1024
+NUMBERS = 1 << 20  # in one block, at most: a block holds 1024 draws or fewer
 
 __all__ = ["uniforms"]
 
@@ -24,9 +24,10 @@ def uniforms(seed: int, count: int, size: int, *, stream: int = 0) -> Tensor:
         >>> bool((uniforms(0, 5, 3) == uniforms(0, 2000, 3)[:5]).all())
         True
     """
-    blocks = []
-    for block in range(-(-count // BLOCK)):
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, block))))
-        blocks.append(generator.random((BLOCK, size), dtype=np.float32))
-    drawn = np.concatenate(blocks)[:count] if blocks else np.zeros((0, size), np.float32)
-    return torch.from_numpy(np.ascontiguousarray(drawn))
+    block = max(1, min(1024, NUMBERS // max(size, 1)))
+    drawn = np.empty((count, size), np.float32)
+    for number, start in enumerate(range(0, count, block)):
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, number))))
+        rows = min(block, count - start)
+        drawn[start : start + rows] = generator.random((rows, size), dtype=np.float32)
+    return torch.from_numpy(drawn)

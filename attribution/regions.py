@@ -43,8 +43,11 @@ def make(regions: Regions, images: Tensor, model: Model, *, n_regions: int = 49)
         if regions == "grid":
             side = int(np.ceil(np.sqrt(n_regions)))
             return grid(height, width, side, side).to(images.device).expand(n, -1, -1)
-        low, high = model.bounds or (float(images.min()), float(images.max()))
-        unit = ((images - low) / max(high - low, 1e-12)).clamp(0, 1).cpu()
+        if model.bounds is None:  # each image by itself: its neighbours must not move its regions
+            low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        else:
+            low, high = (torch.tensor(b, dtype=images.dtype, device=images.device) for b in model.bounds)
+        unit = ((images - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).cpu()
         labels = torch.stack([_superpixels(regions, _key(image), n_regions) for image in unit])
         return labels.to(images.device)
     labels = regions if isinstance(regions, Tensor) else regions(images)

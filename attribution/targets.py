@@ -22,7 +22,7 @@ TargetLike: TypeAlias = (
 __all__ = ["Activation", "Output", "Target", "TargetLike", "read", "resolve"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """A target that was checked against the outputs and frozen.
 
@@ -101,7 +101,7 @@ def _index(target: TargetLike, count: int, sizes: list[int]) -> Tensor:
         return index.reshape(len(index), -1)
     if target is None:
         raise ValueError("target=None needs the outputs: pass a class number, an index tuple or a callable here")
-    if isinstance(target, int) or hasattr(target, "__index__"):
+    if isinstance(target, int) or (hasattr(target, "__index__") and getattr(target, "ndim", 0) == 0):
         return torch.tensor([[int(cast("int", target))]]).expand(count, 1)
     if (
         isinstance(target, tuple)
@@ -111,11 +111,19 @@ def _index(target: TargetLike, count: int, sizes: list[int]) -> Tensor:
         return torch.tensor([[int(cast("int", t)) for t in target]]).expand(count, len(target))
     if not hasattr(target, "__iter__"):
         raise ValueError(f"target={target!r} is no target: pass an int, one per image, an index tuple or a callable")
-    try:
-        index = torch.as_tensor([tuple(t) if isinstance(t, tuple | list) else int(t) for t in target])  # type: ignore[union-attr]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"target={target!r} is no target: pass whole numbers, one per image ({error})") from error
-    return index.long().reshape(len(index), -1)
+    entries = [tuple(t) if isinstance(t, tuple | list) else (t,) for t in cast("Sequence[Any]", target)]
+    if len({len(e) for e in entries}) != 1 or not all(_is_whole(t) for e in entries for t in e):
+        raise ValueError(
+            f"target={target!r} is no target: pass whole numbers, or index tuples of one length, one per image"
+        )
+    return torch.tensor([[int(t) for t in e] for e in entries])
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is one whole number."""
+    if getattr(value, "ndim", 0) != 0 or (isinstance(value, Tensor) and value.is_floating_point()):
+        return False
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def read(outputs: Any, target: Target, output: Output, activation: Activation) -> Tensor:

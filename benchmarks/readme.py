@@ -28,7 +28,10 @@ def method_table() -> str:
 
 def metric_table() -> str:
     """One row per metric."""
-    lines = ["| name | family | better | range | forwards per map | what it gives | paper |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| name | family | better | range | forwards per map | what it gives | paper |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name in metrics.available():
         facts = metrics.describe(name)
         better = "higher" if facts["higher_is_better"] else "lower"

@@ -101,21 +101,56 @@ def captum_rows(model: attribution.Model, images: Tensor) -> list[Row]:
     many = x[torch.arange(16) % len(x)]
     window: dict[str, Any] = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "target": 0}
     return [
-        Row("IntegratedGradients (defaults)", "path", lambda: attr.IntegratedGradients(network).attribute(one, target=0), 52, 50, "captum"),
         Row(
-            "IntegratedGradients (batch of 4)", "path",
-            lambda: attr.IntegratedGradients(network).attribute(one, target=0, internal_batch_size=4), 52, 50, "captum",
+            "IntegratedGradients (defaults)",
+            "path",
+            lambda: attr.IntegratedGradients(network).attribute(one, target=0),
+            52,
+            50,
+            "captum",
         ),
-        Row("Occlusion (defaults)", "perturbation", lambda: attr.Occlusion(network).attribute(one, **window), 170, 0, "captum"),
         Row(
-            "Occlusion (batch of 16)", "perturbation",
-            lambda: attr.Occlusion(network).attribute(one, perturbations_per_eval=16, **window), 170, 0, "captum",
+            "IntegratedGradients (batch of 4)",
+            "path",
+            lambda: attr.IntegratedGradients(network).attribute(one, target=0, internal_batch_size=4),
+            52,
+            50,
+            "captum",
         ),
-        Row("Saliency (16 img)", "gradient", lambda: attr.Saliency(network).attribute(many, target=0), 16, 16, "captum"),
-        Row("InputXGradient (16 img)", "gradient", lambda: attr.InputXGradient(network).attribute(many, target=0), 16, 16, "captum"),
         Row(
-            "LayerGradCam (16 img)", "cam",
-            lambda: attr.LayerGradCam(network, network.get_submodule("_conv_head")).attribute(many, target=0), 16, 16, "captum",
+            "Occlusion (defaults)",
+            "perturbation",
+            lambda: attr.Occlusion(network).attribute(one, **window),
+            170,
+            0,
+            "captum",
+        ),
+        Row(
+            "Occlusion (batch of 16)",
+            "perturbation",
+            lambda: attr.Occlusion(network).attribute(one, perturbations_per_eval=16, **window),
+            170,
+            0,
+            "captum",
+        ),
+        Row(
+            "Saliency (16 img)", "gradient", lambda: attr.Saliency(network).attribute(many, target=0), 16, 16, "captum"
+        ),
+        Row(
+            "InputXGradient (16 img)",
+            "gradient",
+            lambda: attr.InputXGradient(network).attribute(many, target=0),
+            16,
+            16,
+            "captum",
+        ),
+        Row(
+            "LayerGradCam (16 img)",
+            "cam",
+            lambda: attr.LayerGradCam(network, network.get_submodule("_conv_head")).attribute(many, target=0),
+            16,
+            16,
+            "captum",
         ),
     ]
 
@@ -199,7 +234,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often every row is timed")
     parser.add_argument("--family", help="only this family: gradient, path, cam, perturbation, metrics")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave Captum out")
-    parser.add_argument("--memory", action="store_true", help="RISE's peak memory with 100 and with 8000 masks, instead")
+    parser.add_argument(
+        "--memory", action="store_true", help="RISE's peak memory with 100 and with 8000 masks, instead"
+    )
     parser.add_argument("--allocator", action="store_true", help="what glibc's allocator costs by batch size, instead")
     options = parser.parse_args()
     if options.memory:

@@ -56,7 +56,10 @@ def total_order(a: Tensor, c: Tensor, estimator: Estimator) -> Tensor:
         other = c - c.mean(-2, keepdim=True)
         variance = (((wide - mean.unsqueeze(-1)) ** 2).sum(-2) * (other**2).sum(-2)).sqrt()
         top = variance - ((wide - mean.unsqueeze(-1)) * other).sum(-2)
-    return torch.where(variance > 1e-12 * mean.abs().clamp_min(1e-12), top / variance.clamp_min(1e-300), 0.0)
+    # what varies by no more than float32 rounds is constant
+    least, most = torch.minimum(a.amin(-1), c.amin((-2, -1))), torch.maximum(a.amax(-1), c.amax((-2, -1)))
+    varies = (most - least > 1e-6 * torch.maximum(most.abs(), least.abs())).unsqueeze(-1)
+    return torch.where(varies & (variance > 0), top / variance.clamp_min(torch.finfo(variance.dtype).tiny), 0.0)
 
 
 class Replicated:

@@ -44,10 +44,15 @@ class State:
         self.modes = {n: m.training for n, m in network.named_modules()}
         self.ids = {n: id(p) for n, p in network.named_parameters()}
         self.values = {n: t.clone() for n, t in network.state_dict().items()}
-        self.grads = {n: (p.requires_grad, None if p.grad is None else p.grad.clone()) for n, p in network.named_parameters()}
+        self.grads = {
+            n: (p.requires_grad, None if p.grad is None else p.grad.clone()) for n, p in network.named_parameters()
+        }
         self.layout = {n: (p.dtype, p.stride(), p._version) for n, p in network.named_parameters()}
         self.buffers = {n: (id(b), b._version) for n, b in network.named_buffers()}
-        self.hooks = {n: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for n, m in network.named_modules()}
+        self.hooks = {
+            n: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for n, m in network.named_modules()
+        }
         self.classes = {n: (type(m), tuple(m.__dict__)) for n, m in network.named_modules()}
         self.rng = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
         self.switches = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
@@ -73,8 +78,10 @@ def untouched():
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind():
-    """No test leaves the global generators or grad mode changed for the next one."""
-    state = torch.get_rng_state()
+def by_itself():
+    """One thread, since the networks are tiny and the machine is shared; generators and threads are put back for others."""
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     torch.set_rng_state(state)
