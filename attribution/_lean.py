@@ -1,6 +1,6 @@
 """A network's fast private copy: what can be had for nothing on this machine, and nothing that changes its answers.
 
-Traced with `torch.fx`, every batch norm in evaluation mode that follows a convolution or a linear layer is folded into
+Traced with `torch.fx`, every batch norm in evaluation mode that follows a convolution is folded into
 it, zero padding is merged, dropout and identities go, tensors are laid out channels last, and in inference activations
 work in place. Weights that a network computes from parameters (weight standardisation) are computed once. What cannot be
 traced as a whole is traced child by child; what cannot be traced at all is left as it is. Whether the copy is used is
@@ -56,6 +56,16 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def seeded_aside() -> Iterator[None]:
+    """Leave torch's global generator of the CPU as it is, whatever a network draws meanwhile."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def shadow(network: nn.Module) -> nn.Module | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -218,7 +219,7 @@ def _short(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:  # noqa: C901  one branch for each kind of value
     """A value as JSON can hold it, the same for equal values: tensors by digest, callables by name.
 
     Example:
@@ -234,6 +235,12 @@ def canonical(value: Any) -> Any:
         return {str(k): canonical(value[k]) for k in sorted(value, key=str)}
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return (
+            canonical(torch.from_numpy(np.ascontiguousarray(value))) if value.dtype.kind in "fiub" else value.tolist()
+        )
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     if hasattr(value, "params") and hasattr(value, "name"):  # an attributor inside another
@@ -244,16 +251,28 @@ def canonical(value: Any) -> Any:
         return {"method": [canonical(value.__func__), canonical(value.__self__)]}
     if isinstance(value, types.FunctionType):
         return _function(value)
-    if hasattr(value, "state_dict") and hasattr(value, "forward"):
-        return {"network": type(value).__qualname__, "state": canonical(dict(value.state_dict()))}
-    kind = value if isinstance(value, type) else type(value)
-    held = {} if isinstance(value, type) else getattr(value, "__dict__", {})
-    plain = {
-        k: canonical(v)
-        for k, v in held.items()
-        if isinstance(v, Tensor | str | int | float | bool | list | tuple | None)
-    }
-    return {f"{kind.__module__}.{kind.__qualname__}": plain}
+    if hasattr(value, "state_dict") and hasattr(value, "named_modules"):
+        modules = [f"{n}:{type(m).__qualname__}({m.extra_repr()})" for n, m in value.named_modules()]
+        return {"network": modules, "state": canonical(dict(value.state_dict()))}
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, set | frozenset):
+        return sorted((canonical(v) for v in value), key=repr)
+    held = getattr(value, "__dict__", None)
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if held is None:
+        return f"{name}:{value!r}" if " at 0x" not in repr(value) else name
+    return {name: {k: "itself" if v is value else _held(value, v) for k, v in sorted(held.items())}}
+
+
+def _held(owner: Any, value: Any) -> Any:
+    """An attribute of an object; a module by its name in the object's network, where it has one."""
+    network: Any = getattr(owner, "forward_func", None)
+    if value is not network and hasattr(value, "named_modules") and hasattr(network, "named_modules"):
+        found = next((n for n, m in network.named_modules() if m is value), None)
+        if found is not None:
+            return {"layer": found}
+    return canonical(value)
 
 
 def _function(value: types.FunctionType) -> Any:

@@ -211,18 +211,22 @@ class Model:
             "batch_size",
             "fast",
             "_fingerprint",
+            "_takes_any",
+            "_cells",
+            "_count",
         )
         return {k: getattr(self, k) for k in keep}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+        self.__dict__.update(state)
 
     # -- what the network is -------------------------------------------------------------------------------------------
 
     @property
     def fingerprint(self) -> str:
-        """What tells these weights from others: class, parameters and buffers, normalisation.
+        """What tells these weights from others: modules, parameters and buffers, normalisation.
 
         Raises:
             ValueError: The network is a bare callable and nobody named it.
@@ -235,7 +239,8 @@ class Model:
         if self._fingerprint is not None:
             digest.update(self._fingerprint.encode())
         elif isinstance(self.network, nn.Module):
-            digest.update(f"{type(self.network).__module__}.{type(self.network).__qualname__}".encode())
+            for module in self.network.modules():
+                digest.update(f"{type(module).__module__}.{type(module).__qualname__}({module.extra_repr()})".encode())
             for name, tensor in sorted(self.network.state_dict().items()):
                 if isinstance(tensor, Tensor):
                     digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -312,6 +317,14 @@ class Model:
                 f"inputs are {images.dtype}: convert them to floating point in the model's bounds, "
                 "for 8-bit images as images.float() / 255"
             )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            number = 1 if values is None else torch.as_tensor(values).numel()
+            axis = images.shape[-1 if self.kind == "tokens" else 1]
+            if number not in {1, axis}:
+                raise ValueError(
+                    f"the model's {name} has {number} values and the inputs have {axis} channels: pass one for each, or one"
+                )
         if images.numel() == 0:
             raise ValueError(f"inputs are empty, shape {tuple(images.shape)}: pass at least one")
         if not bool(images.isfinite().all()):
@@ -592,6 +605,7 @@ class Model:
         if isinstance(self.network, nn.Module) and self._stamp is None:
             self.refresh()
 
+    @_lean.seeded_aside()
     def _map(
         self,
         images: Tensor,
@@ -714,6 +728,12 @@ class Model:
             self.output_shape = self._checked[key]
             return
         self.shape = tuple(images.shape[1:])
+        with _lean.seeded_aside():
+            self._try_first(images, rows, count)
+        self._checked[key] = self.output_shape
+
+    def _try_first(self, images: Tensor, rows: Tensor, count: int) -> None:
+        """Run one image and two, and learn from what comes out."""
         first = images[:1].detach()
         pair = torch.cat([first, images[1:2].detach() if len(images) > 1 else first.flip(-1)])
         rows = torch.stack([rows[0], rows[min(1, len(rows) - 1)]])
@@ -726,7 +746,6 @@ class Model:
                 raise
             pair, rows, both = first, rows[:1], single  # one image is all that fits
         self._learn(single, both, pair, rows, count)
-        self._checked[key] = self.output_shape
 
     def _learn(self, single: Any, both: Any, pair: Tensor, rows: Tensor, count: int) -> None:
         """What the first outputs tell: of one image, and of two (or again of one)."""
@@ -792,10 +811,12 @@ def _digest(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
     side = min(4096, len(flat))
     body = flat[: len(flat) // side * side].reshape(-1, side).float()
-    columns, rows = (
-        torch.arange(1, n + 1, device=flat.device).float().sqrt_().frac_() + 0.5 for n in reversed(body.shape)
-    )
-    return (body @ columns) @ rows + flat[len(body) * side :].float().sum()
+
+    def weights(n: int) -> Tensor:  # the golden ratio's multiples: no two alike
+        return (torch.arange(1, n + 1, device=flat.device, dtype=torch.float32) * 0.618034).frac_() + 0.5
+
+    tail = flat[len(body) * side :].float()
+    return (body @ weights(side)) @ weights(len(body)) + (tail @ weights(len(tail)) if len(tail) else 0.0)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -814,7 +835,12 @@ def _clone(out: Any) -> Any:
         return out.clone()
     if isinstance(out, Mapping):
         return {k: _clone(v) for k, v in out.items()}
-    return type(out)(_clone(v) for v in out) if type(out) in {list, tuple} else out
+    return _like(out, [_clone(v) for v in out]) if isinstance(out, list | tuple) else out
+
+
+def _like(container: Any, entries: list[Any]) -> Any:
+    """Entries in a container of the same kind; a named tuple takes them one by one."""
+    return type(container)(*entries) if hasattr(container, "_fields") else type(container)(entries)
 
 
 def _join(parts: list[Any]) -> Any:
@@ -829,7 +855,7 @@ def _join(parts: list[Any]) -> Any:
     if isinstance(first, list) and (not first or not isinstance(first[0], Tensor)):
         return [one for part in parts for one in part]  # one entry per image, as detectors give
     if isinstance(first, list | tuple):
-        return type(first)(_join([p[i] for p in parts]) for i in range(len(first)))
+        return _like(first, [_join([p[i] for p in parts]) for i in range(len(first))])
     return first
 
 

@@ -8,7 +8,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from .. import baselines, masking, regions
-from .._parameters import Count, Range, Seed
+from .._parameters import Range, Seed
 from ..attributor import Attributor, Computed, Resize, register
 from ..targets import Target
 
@@ -40,6 +40,9 @@ def total_order(a: Tensor, c: Tensor, estimator: Estimator) -> Tensor:
     """
     if a.device.type != "mps":  # which has no float64
         a, c = a.double(), c.double()
+    # what varies by no more than float32 rounds is constant
+    least, most = torch.minimum(a.amin(-1), c.amin((-2, -1))), torch.maximum(a.amax(-1), c.amax((-2, -1)))
+    varies = (most - least > 1e-6 * torch.maximum(most.abs(), least.abs())).unsqueeze(-1)
     n = a.shape[-1]
     wide, mean = a.unsqueeze(-1), a.mean(-1, keepdim=True)
     variance = ((a - mean) ** 2).sum(-1, keepdim=True) / max(n - 1, 1)
@@ -56,9 +59,6 @@ def total_order(a: Tensor, c: Tensor, estimator: Estimator) -> Tensor:
         other = c - c.mean(-2, keepdim=True)
         variance = (((wide - mean.unsqueeze(-1)) ** 2).sum(-2) * (other**2).sum(-2)).sqrt()
         top = variance - ((wide - mean.unsqueeze(-1)) * other).sum(-2)
-    # what varies by no more than float32 rounds is constant
-    least, most = torch.minimum(a.amin(-1), c.amin((-2, -1))), torch.maximum(a.amax(-1), c.amax((-2, -1)))
-    varies = (most - least > 1e-6 * torch.maximum(most.abs(), least.abs())).unsqueeze(-1)
     return torch.where(varies & (variance > 0), top / variance.clamp_min(torch.finfo(variance.dtype).tiny), 0.0)
 
 
@@ -123,7 +123,7 @@ class Sobol(Attributor):
         torch.Size([1, 2, 2])
     """
 
-    grid: Count = 8
+    grid: Annotated[int, Range(1, 102)] = 8  # the Sobol sequence has 21201 dimensions
     designs: Annotated[int, Range(2, power=True)] = 32
     estimator: Estimator = "jansen"
     baseline: baselines.Baseline = "mean"

@@ -93,6 +93,37 @@ def test_different_functions_are_different_parameters(networks):
     assert make(baseline=partial(_times, factor=0.0)) == make(baseline=partial(_times, factor=0.0))
 
 
+class _Held:
+    def __init__(self, held):
+        self.held = held
+
+    def __call__(self, x):
+        return x * 0
+
+
+def _holding(held):
+    return lambda x: x * 0 + float(np.sum(held))
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (np.zeros(3), np.ones(3)),
+        ({"sigma": 1.0}, {"sigma": 2.0}),
+        (torch.zeros(3), torch.ones(3)),
+        (np.zeros(5000), np.eye(1, 5000, 2500)[0]),
+    ],
+    ids=["array", "dict", "tensor", "long_array"],
+)
+def test_functions_that_hold_different_things_are_different_parameters(networks, one, two):
+    make = partial(attribution.create, "occlusion", networks.cnn())
+    assert make(baseline=_Held(one)) != make(baseline=_Held(two))
+    assert make(baseline=_Held(one)) == make(baseline=_Held(one))
+    if not isinstance(one, dict):
+        assert make(baseline=_holding(one)) != make(baseline=_holding(two))
+        assert make(baseline=_holding(one)) == make(baseline=_holding(one))
+
+
 def _times(x, factor):
     return x * factor
 

@@ -166,6 +166,15 @@ def test_targets_of_captum(networks, images):
     assert from_captum(captum.Saliency(one)).attribute(x).shape == (2, 1, 8, 8)
 
 
+def test_captum_objects_are_compared_by_what_they_are_set_to(networks):
+    """A study keys its results by them: two layers must never be taken for one."""
+    network = networks.cnn()
+    one, again, other = (from_captum(captum.LayerGradCam(network, network[i])) for i in (2, 2, 5))
+    assert one == again
+    assert one != other
+    assert from_captum(captum.Saliency(network)) != from_captum(captum.Saliency(network), abs=False)
+
+
 def test_what_is_no_captum_object_is_refused(networks):
     with pytest.raises(TypeError, match="names no network"):
         from_captum(object())

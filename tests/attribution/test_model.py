@@ -320,6 +320,14 @@ def test_gradients_equal_autograd_through_the_normalisation(networks, images, ou
     assert not scores.requires_grad
 
 
+@pytest.mark.parametrize(("mean", "std"), [((0.4, 0.5, 0.6), None), (None, (0.2, 0.3, 0.4))])
+def test_a_mean_of_three_channels_does_not_make_three_of_one(networks, images, mean, std):
+    """A grey image would be broadcast to three channels and explained as if it had been a colour one."""
+    for call in (Model(networks.cnn(), mean=mean, std=std).scores, Model(networks.cnn(), mean=mean, std=std).gradients):
+        with pytest.raises(ValueError, match=r"channel|mean|std"):
+            call(images(2, 1), 0)
+
+
 def test_tables_and_tokens_normalise_their_own_axis():
     generator = torch.Generator().manual_seed(0)
     table, tokens = torch.rand(3, 4, generator=generator), torch.rand(3, 5, 4, generator=generator)
@@ -779,6 +787,22 @@ def test_a_network_that_changed_is_explained_as_it_is_now(networks, images, chan
     torch.testing.assert_close(run(model), wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("channels", [40, 192, 300])
+def test_weights_that_change_places_are_noticed(images, channels):
+    """Through `.data`, which moves no version, and with sums that are exact: only the order tells."""
+    network = nn.Sequential(
+        nn.Conv2d(3, channels, 3, bias=False), nn.BatchNorm2d(channels), nn.ReLU(), nn.Flatten()
+    ).eval()
+    x = images()
+    with torch.no_grad():
+        network[0].weight.copy_((network[0].weight * 64).round() / 64)
+    for part in (slice(0, channels // 2), slice(channels - 5, channels)):
+        model = Model(network)
+        model.outputs(x)
+        network[0].weight.data[part] = network[0].weight.data[part].flip(0).clone()
+        torch.testing.assert_close(model.outputs(x), network(x).detach(), **CLOSE)
+
+
 def test_an_unchanged_network_keeps_its_copy(networks, images):
     model = Model(networks.cnn())
     model.scores(images(), 0)
@@ -870,7 +894,7 @@ def test_a_network_that_draws_is_warned_of(images):
     state = torch.get_rng_state()
     with pytest.warns(RuntimeWarning, match="from call to call"):
         Model(lambda x: functional.dropout(x, 0.5, training=True).flatten(1)[:, :3]).scores(images(), 0)
-    torch.set_rng_state(state)
+    assert torch.equal(torch.get_rng_state(), state)  # and yet the caller's generator is as it was
 
 
 def test_pickle_round_trip(networks, images):
@@ -882,6 +906,18 @@ def test_pickle_round_trip(networks, images):
         assert other.fingerprint == model.fingerprint
         assert other.batch_size == 2
         assert other.forwards == 3
+
+
+def test_a_head_can_be_sent_to_another_process():
+    """Activations of any rank still go into it."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Flatten(2), nn.Linear(64, 4), nn.Flatten(), nn.Linear(12, 2))
+    trunk, head = Model(network).split("1")
+    activation = trunk.outputs(torch.rand(3, 3, 8, 8, generator=generator))
+    assert activation.ndim == 3
+    torch.testing.assert_close(
+        pickle.loads(pickle.dumps(head)).scores(activation, 0), head.scores(activation, 0), **CLOSE
+    )
 
 
 def test_fingerprints_tell_weights_and_preprocessing_apart(networks):
