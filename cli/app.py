@@ -1,0 +1,246 @@
+"""The commands and what `--help` says of them; heavy libraries are imported when a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .problems import Program
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE",
+        help="Photographs, or folders of them. Any size and format: they are turned as their EXIF says, transparent parts "
+        "lie over white, and the model sees their middle.",
+    ),
+]
+Methods = Annotated[
+    list[str],
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="A method, or a pattern such as 'perturbation/*'. Repeat it for more."
+    ),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE",
+        help="An option of the methods, such as masks=2000: every method that has it gets it. rise.masks=2000 is for one "
+        "method, insertion.steps=50 for a metric. `attriscope methods NAME` lists them.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for results; it is made if need be.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL",
+        help="demo (EfficientNet-Lite0, 1000 classes of ImageNet), timm:NAME, torchvision:NAME, hf:NAME, or "
+        "package.module:callable, which returns a torch module that takes pixels in [0, 1], or an attriscope Model.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="FILE", help="Names of the model's classes: text with one name a line, or JSON."),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="CLASS",
+        help="The class to explain, by number or name; 'label' takes it from labels.csv beside the image (columns file and "
+        "class_index). Otherwise: the class that the model names.",
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        "--budget", metavar="N", min=1,
+        help="The most forward and backward evaluations per image for each method: it picks the number of samples. Methods "
+        "that cannot do with it are left out.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", metavar="PIXELS", min=1,
+        help="The side of the square that the model sees; otherwise the model's own, or 224.",
+    ),
+]
+Pattern = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A name, or a pattern such as '*cam*' or 'gradient/*'.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"attriscope {version('attriscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def attriscope(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Which parts of an image made a network decide as it did, and how far that can be believed.
+
+    \b
+    Look at what it does (two minutes, nothing to download):
+      attriscope demo --out runs/demo
+    Explain a photograph of your own:
+      attriscope explain cat.jpg -m grad_cam -m rise --out runs/cat
+    Find out which method to believe, on a folder of photographs:
+      attriscope compare photos -m grad_cam -m rise --metric insertion --metric deletion --out runs/photos
+    See which methods there are, and the options of one:
+      attriscope methods
+      attriscope methods rise
+    """  # noqa: D301  \b is click's mark for lines that are kept
+    del version
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(short_help="List the methods, or show everything about one.")
+def methods(pattern: Pattern = None) -> None:
+    """List the attribution methods, or show everything about one: what it does, needs and costs, and its options.
+
+    \b
+    For example:
+      attriscope methods
+      attriscope methods 'perturbation/*'
+      attriscope methods rise
+    """  # noqa: D301
+    from attriscope.attribution.attributor import REGISTRY
+
+    from . import tables
+
+    found = tables.matching(REGISTRY, pattern)
+    if pattern is not None and not set("*?[") & set(pattern):
+        print(tables.describe_method(found[0]))
+    else:
+        print(tables.list_methods(found))
+        print("\ncost: evaluations for one image, f: forward, b: backward. All about one: attriscope methods NAME")
+
+
+@app.command(short_help="List the metrics, or show everything about one.")
+def metrics(pattern: Pattern = None) -> None:
+    """List the metrics that tell how far a map can be believed, or show everything about one.
+
+    \b
+    For example:
+      attriscope metrics
+      attriscope metrics insertion
+    """  # noqa: D301
+    from attriscope.metrics.metric import REGISTRY
+
+    from . import tables
+
+    found = tables.matching(REGISTRY, pattern)
+    if pattern is not None and not set("*?[") & set(pattern):
+        print(tables.describe_metric(found[0]))
+    else:
+        print(tables.list_metrics(found))
+        print("\ncost: evaluations for one map, f: forward. All about one: attriscope metrics NAME")
+
+
+@app.command(short_help="Show what in a photograph made the model decide.")
+def explain(
+    images: Images,
+    *,
+    out: Out,
+    method: Methods = [],  # noqa: B006  typer copies it
+    option: Settings = [],  # noqa: B006
+    model: ModelName = "demo",
+    target: TargetName = None,
+    labels: Labels = None,
+    budget: Budget = None,
+    size: Size = None,
+) -> None:
+    """Show which parts of photographs made the model see what it sees there.
+
+    Writes for each image and method a figure, the map over the photograph at the photograph's own size, and the numbers;
+    prints a table. Without -m the method is integrated_gradients, which runs on any network.
+
+    \b
+    For example:
+      attriscope explain cat.jpg --out runs/cat
+      attriscope explain cat.jpg -m rise -m grad_cam -o masks=2000 --out runs/cat
+      attriscope explain cat.jpg -m 'gradient/*' --target 'tiger cat' --out runs/cat
+      attriscope explain scan.png --model mynets:load --labels names.txt --size 320 --out runs/scan
+    """  # noqa: D301
+    from . import run
+
+    run.explain(
+        run.Request(
+            images, method or [run.METHOD], out, model=model, settings=option, labels=labels, target=target, budget=budget,
+            size=size,
+        )
+    )
+
+
+@app.command(short_help="Score several methods and draw them side by side.")
+def compare(
+    images: Images,
+    *,
+    out: Out,
+    method: Methods,
+    metric: Annotated[
+        list[str], typer.Option("--metric", metavar="NAME", help="A metric, or a pattern. Repeat it for more.")
+    ] = ["insertion", "deletion"],  # noqa: B006
+    option: Settings = [],  # noqa: B006
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", metavar="NAME",
+            help="The protocol of the metrics, such as rise-large; see `attriscope metrics insertion`.",
+        ),
+    ] = None,
+    model: ModelName = "demo",
+    target: TargetName = None,
+    labels: Labels = None,
+    budget: Budget = None,
+    size: Size = None,
+) -> None:
+    """Run several methods on the same photographs, score their maps, and draw them side by side.
+
+    Writes compare.png, curves.png, tables as CSV and the whole study; prints a summary with 95% intervals.
+
+    \b
+    For example:
+      attriscope compare photos -m grad_cam -m rise --out runs/photos
+      attriscope compare photos -m '*' --budget 500 --metric insertion --preset rise --out runs/photos
+      attriscope compare photos -m saliency -m sobol -o grid=10 --target label --out runs/photos
+    """  # noqa: D301
+    from . import run
+
+    run.compare(
+        run.Request(
+            images, method, out, model=model, metrics=metric, settings=option, preset=preset, labels=labels, target=target,
+            budget=budget, size=size,
+        )
+    )
+
+
+@app.command(short_help="See all of it at work on four photographs.")
+def demo(out: Out = Path("runs/demo")) -> None:
+    """Explain four photographs with every method, score and draw them: a look at everything, in about two minutes.
+
+    It needs two small packages with a network in them: pip install 'attriscope[demo]'
+
+    \b
+    For example:
+      attriscope demo --out runs/demo
+    """  # noqa: D301
+    from .demo import demo as run_demo
+
+    run_demo(out)
