@@ -46,7 +46,7 @@ def metric_table() -> str:
 def written(text: str) -> str:
     """The README with fresh tables between its markers."""
     for name, table in (("methods", method_table()), ("metrics", metric_table())):
-        pattern = rf"(<!-- {name}: [^>]*-->\n).*?(\n<!-- end -->)"
+        pattern = rf"(<!-- {name}: [^>]*-->\n)(?:(?!<!--).)*?(\n<!-- end -->)"
         text = re.sub(pattern, lambda m, table=table: m[1] + table + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
     return text
 

@@ -1,12 +1,15 @@
 """How far every method and metric is from the bare network: `python -m benchmarks.speed`.
 
-A row's limit is what its evaluations would take as nothing but calls of the network: the fastest of several batch sizes
-of the fast copy, timed directly before and after the row in the same process, and the two averaged. The ratio is wall
-time over that limit; rows and peers take turns for several rounds, and the median ratio is printed. A backward pass
-counts as forward and input gradient together.
+A row's limit is what its evaluations would take as nothing but calls of the network, at the batch size and memory layout
+that are fastest on this machine. Machines are noisy, so the limit is timed where the row runs: after each call of the
+network that a row makes, the bare fast copy runs as many images, in its best batches, and that time is taken out of the
+row's. The ratio is what is left of the row's wall time over the bare time, and the median over several rounds is printed.
+A backward pass counts as forward and input gradient together, but for CAMs, whose backward pass ends at a late layer: they
+are measured against their forwards alone.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -14,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +26,8 @@ from attriscope import attribution, metrics
 from attriscope.cli.models import load
 from torch import Tensor, nn
 
-SIZES = (2, 4, 8, 16)
+SIZES = (1, 2, 4, 8, 16)
+LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 @dataclass
@@ -40,23 +44,67 @@ class Row:
     seconds: list[float] = field(default_factory=list)
 
 
-def bare(engine: nn.Module, x: Tensor, *, gradient: bool) -> float:
-    """Seconds per image of the network alone, at its best batch size."""
-    best = float("inf")
+def once(engine: nn.Module, batch: Tensor, *, gradient: bool) -> None:
+    """One bare call."""
+    if gradient:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            leaf = batch.clone().requires_grad_()
+            torch.autograd.grad(engine.forward(leaf)[:, 0].sum(), leaf)
+    else:
+        with torch.inference_mode():
+            engine.forward(batch)
+
+
+def bare(engine: nn.Module, x: Tensor, *, gradient: bool, images: int = 32) -> dict[tuple[int, str], float]:
+    """Seconds per image of the network alone by batch size and memory layout; each the median of three runs."""
+    found = {}
     for size in SIZES:
-        batch = x[:1].expand(size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        for _ in range(3):
+        for name, layout in LAYOUTS.items():
+            batch = x[:1].expand(size, -1, -1, -1).contiguous(memory_format=layout)
+            runs = []
+            for _ in range(3):
+                start = time.perf_counter()
+                for _ in range(max(1, images // size)):
+                    once(engine, batch, gradient=gradient)
+                runs.append((time.perf_counter() - start) / (max(1, images // size) * size))
+            found[size, name] = statistics.median(runs)
+    return found
+
+
+class Limit:
+    """Times the bare network between the calls of whatever is being timed."""
+
+    def __init__(self, model: attribution.Model, x: Tensor) -> None:
+        self.engines = [e for e in model._engines or () if isinstance(e, nn.Module)]  # noqa: SLF001
+        self.best = []
+        for gradient, engine in enumerate(self.engines):
+            times = bare(engine, x, gradient=bool(gradient))
+            size, layout = min(times, key=lambda k: times[k])
+            batch = x[:1].expand(size, -1, -1, -1).contiguous(memory_format=LAYOUTS[layout])
+            self.best.append((batch, times[size, layout], f"{size}, {layout}"))
+        self.seconds = self.spent = 0.0
+
+    @contextlib.contextmanager
+    def beside(self, watched: list[tuple[nn.Module, bool]]) -> Iterator[None]:
+        """Run bare images after every call of these modules; a module is watched for its gradients or its forwards."""
+        self.seconds = self.spent = 0.0
+
+        def hook(gradient: bool, out: Tensor) -> None:
+            batch = self.best[gradient][0]
+            times = max(1, round(len(out) / len(batch)))
             start = time.perf_counter()
-            for _ in range(max(1, 16 // size)):
-                if gradient:
-                    leaf = batch.clone().requires_grad_()
-                    with torch.enable_grad():
-                        torch.autograd.grad(engine(leaf)[:, 0].sum(), leaf)
-                else:
-                    with torch.inference_mode():
-                        engine(batch)
-            best = min(best, (time.perf_counter() - start) / (max(1, 16 // size) * size))
-    return best
+            for _ in range(times):
+                once(self.engines[gradient], batch, gradient=gradient)
+            took = time.perf_counter() - start
+            self.spent += took
+            self.seconds += took * len(out) / (times * len(batch))
+
+        handles = [m.register_forward_hook(lambda _m, _i, out, g=g: hook(g, out)) for m, g in watched]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def rows(model: attribution.Model, images: Tensor, *, family: str | None, peers: bool) -> list[Row]:
@@ -64,7 +112,7 @@ def rows(model: attribution.Model, images: Tensor, *, family: str | None, peers:
     one = images[:1]
     settings: dict[str, dict[str, Any]] = {"rise": {"masks": 400}, "sobol": {"designs": 8}}
     batch = {"saliency": 16, "input_x_gradient": 16, "grad_cam": 16}
-    found = []
+    found: list[Row] = []
     for name in attribution.available(model=model):
         facts = attribution.describe(name)
         method = attribution.create(name, model, **settings.get(name, {}))
@@ -155,33 +203,31 @@ def captum_rows(model: attribution.Model, images: Tensor) -> list[Row]:
     ]
 
 
-def measure(found: list[Row], model: attribution.Model, images: Tensor, rounds: int) -> tuple[float, float]:
-    """Time all rows in turn; the best bare times that were seen, forward and forward with gradient."""
+def measure(found: list[Row], model: attribution.Model, images: Tensor, rounds: int) -> Limit:
+    """Time all rows in turn."""
     for row in found:
         if not row.peer:
             row.run()  # batch sizes are learnt here
-    forward_engine, gradient_engine = (e for e in model._engines or () if isinstance(e, nn.Module))  # noqa: SLF001
-    best = [float("inf"), float("inf")]
-
-    def limits() -> tuple[float, float]:
-        now = bare(forward_engine, images, gradient=False), bare(gradient_engine, images, gradient=True)
-        best[0], best[1] = min(best[0], now[0]), min(best[1], now[1])
-        return now
-
+    limit = Limit(model, images)
+    forward, gradient = limit.engines
+    trunk = model.split(model.auto_layer())[0]._engines  # noqa: SLF001
+    network = model.network
+    assert isinstance(network, nn.Module)
     for turn in range(rounds):
-        before = limits()
         for row in found:
-            start = time.perf_counter()
-            row.run()
-            seconds = time.perf_counter() - start
-            after = limits()
-            forward, both = ((b + a) / 2 for b, a in zip(before, after, strict=True))
-            ideal = row.backwards * both + (row.forwards - row.backwards) * forward
+            watched: list[tuple[nn.Module, bool]] = [(forward, False), (gradient, True)]
+            if row.family == "cam" and trunk is not None:
+                watched = [(m, False) for m in trunk[:1] if isinstance(m, nn.Module)]
+            if row.peer:
+                watched = [(network, row.backwards > 0 and row.family != "cam")]
+            with limit.beside(watched):
+                start = time.perf_counter()
+                row.run()
+                seconds = time.perf_counter() - start - limit.spent
             row.seconds.append(seconds)
-            row.ratios.append(seconds / ideal)
-            before = after
+            row.ratios.append(seconds / limit.seconds)
             print(f"round {turn + 1}/{rounds} {row.peer} {row.name}: {row.ratios[-1]:.2f}", file=sys.stderr)
-    return best[0], best[1]
+    return limit
 
 
 def table(found: list[Row]) -> str:
@@ -211,11 +257,11 @@ def peak(masks: int) -> float:
 def allocator() -> None:
     """Bare times by batch size with and without glibc's mmap threshold, and peak memory, each in its own process."""
     code = (
-        "import json, resource, time, torch; from attriscope.cli.models import load; from benchmarks import speed; "
-        "model = load('demo').model; x = torch.rand(16, 3, 224, 224); model.scores(x, 0); model.gradients(x[:4], 0); out = {}\n"
-        "for size in (2, 4, 8, 16, 32):\n"
-        "    speed.SIZES = (size,)\n"
-        "    out[size] = [speed.bare(model._engines[0], x, gradient=False), speed.bare(model._engines[1], x, gradient=True)]\n"
+        "import json, resource, torch; from attriscope.cli.models import load; from benchmarks import speed; "
+        "model = load('demo').model; x = torch.rand(16, 3, 224, 224); model.scores(x, 0); model.gradients(x[:4], 0); "
+        "speed.LAYOUTS.pop('contiguous'); speed.SIZES = (2, 4, 8, 16, 32); engines = model._engines; "
+        "found = [speed.bare(e, x, gradient=g) for g, e in enumerate(engines)]; "
+        "out = {size: [f[size, 'channels last'] for f in found] for size in speed.SIZES}; "
         "print(json.dumps([out, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))"
     )
     raised = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
@@ -250,10 +296,12 @@ def main() -> None:
     model = load("demo").model
     images = torch.rand(16, 3, 224, 224)
     found = rows(model, images, family=options.family, peers=options.peers)
-    forward, both = measure(found, model, images, options.rounds)
+    limit = measure(found, model, images, options.rounds)
     print(table(found))
+    (_, forward, at), (_, both, both_at) = limit.best
     print(
-        f"\nbest bare times: {1e3 * forward:.1f} ms forward, {1e3 * both:.1f} ms with input gradient; "
+        f"\nbest bare times per image: {1e3 * forward:.1f} ms forward (batch of {at}), {1e3 * both:.1f} ms with input "
+        f"gradient (batch of {both_at}); "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds, "
         f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
     )

@@ -169,7 +169,7 @@ def _checked(given: Sequence[float], i: int, width: int, height: int) -> Box:
 
 def _whole(box: Box) -> Box:
     """A box in whole pixels, at least one wide and high."""
-    left, top = int(box[0]), int(box[1])
+    left, top = round(box[0]), round(box[1])
     return left, top, max(left + 1, round(box[2])), max(top + 1, round(box[3]))
 
 
