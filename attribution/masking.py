@@ -4,6 +4,7 @@ A `Source` says what is kept of each image; an `Evaluations` collects the source
 runs all of them as one stream. Nothing here ever holds all masks or all perturbed images.
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -211,15 +212,9 @@ class Evaluations:
         waiting, self._waiting = self._waiting, []
         for output in dict.fromkeys(o for _, o, _ in waiting):
             group = [(source, give) for source, o, give in waiting if o == output]
-            scores: list[list[Tensor]] = [[] for _ in group]
-            for sizes, batch in _stream([s for s, _ in group], self.model, self.target, output):
-                at = 0
-                for which, size in sizes:
-                    scores[which].append(batch[at : at + size])
-                    at += size
-            for (source, give), parts in zip(group, scores, strict=True):
-                found = torch.cat(parts) if parts else source.images.new_zeros(0)
-                give(found.reshape(len(source.images), source.count))
+            found = _scores([s for s, _ in group], self.model, self.target, output)
+            for (source, give), scores in zip(group, found, strict=True):
+                give(scores.reshape(len(source.images), source.count))
 
 
 def evaluate(
@@ -236,9 +231,30 @@ def evaluate(
         stop: the one after the last; `None` for all.
     """
     stop = source.count if stop is None else stop
-    parts = [s for _, s in _stream([_Part(source, start, stop - start)], model, target, output)]
-    found = torch.cat(parts) if parts else source.images.new_zeros(0)
+    (found,) = _scores([_Part(source, start, stop - start)], model, target, output)
     return found.reshape(len(source.images), stop - start)
+
+
+def _scores(sources: list[Any], model: Model, target: Target, output: Output) -> list[Tensor]:
+    """The scores of every source, end to end.
+
+    They are written into one tensor: thousands of small ones would each keep a page of the heap from being used again.
+    """
+    total = [len(s.images) * s.count for s in sources]
+    ends = torch.tensor([0, *total]).cumsum(0).tolist()
+    at = ends[:-1]
+    all_of_them: Tensor | None = None
+    for sizes, batch in _stream(sources, model, target, output):
+        if all_of_them is None:
+            all_of_them = batch.new_empty(ends[-1])
+        read = 0
+        for which, size in sizes:
+            all_of_them[at[which] : at[which] + size] = batch[read : read + size]
+            at[which] += size
+            read += size
+    if all_of_them is None:
+        all_of_them = torch.zeros(0)
+    return [all_of_them[a:b] for a, b in itertools.pairwise(ends)]
 
 
 @dataclass(eq=False)
