@@ -140,7 +140,7 @@ def test_what_captum_does_is_counted(networks, images):
 def test_what_captum_does_with_a_function_is_counted_too(networks, images, how):
     """Every result carries its cost; zero would be a lie."""
     network, x = networks.cnn(), images(2)
-    source = captum.Saliency(network.forward if how == "method" else lambda x: network(x))  # noqa: PLW0108
+    source = captum.Saliency(network.forward if how == "method" else lambda x: network(x))
     found = from_captum(source, Model(network)).explain(x, 0)
     assert found.forwards.tolist() == [1, 1]
     assert found.backwards.tolist() == [1, 1]

@@ -862,7 +862,7 @@ def test_a_hook_set_after_the_first_call_counts(networks, images):
 
 def test_a_bare_callable_has_scores_gradients_and_no_layers(networks, images):
     network, x = networks.cnn(), images()
-    model = Model(lambda x: network(x))  # noqa: PLW0108
+    model = Model(lambda x: network(x))
     torch.testing.assert_close(model.gradients(x, 0)[1], Model(network).gradients(x, 0)[1], **CLOSE)
     assert all(p.grad is None for p in network.parameters())
     for call in (model.layers, model.auto_layer, lambda x: model.split("0"), lambda x: model.activations(x, "0")):

@@ -331,7 +331,7 @@ def test_the_demo_sees_what_is_there(capsys):
 
 def test_help_is_fast_and_for_newcomers(run):
     code = "import sys; from attriscope.cli.app import app; app(['-h'], standalone_mode=False); print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.splitlines()[-1] == "False"
     assert "attriscope demo" in found.stdout
     for command in ("methods", "metrics", "explain", "compare", "demo"):
@@ -352,7 +352,7 @@ def test_unknown_command(fails):
 
 def test_the_installed_program(photo, nets, tmp_path):
     program = Path(sys.executable).with_name("attriscope")
-    found = subprocess.run(  # noqa: S603
+    found = subprocess.run(
         [program, "explain", photo(), "-m", "saliency", "--model", f"{nets}:bright", "--size", "32", "--out", "out"],
         capture_output=True, text=True, check=False, cwd=tmp_path / "code", timeout=120,
     )  # fmt: skip
@@ -364,7 +364,7 @@ def test_the_installed_program(photo, nets, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_in_the_middle(photo, nets, tmp_path, number, code):
     out = tmp_path / "out"
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [
             *PROGRAM, "explain", photo(), "-m", "saliency", "-m", "rise", "-o", "masks=100000", "--model", f"{nets}:slow",
             "--out", out,
