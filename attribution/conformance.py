@@ -3,7 +3,7 @@
 import copy
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -357,18 +357,26 @@ def check(attributor: str | type[Attributor], **options: Any) -> list[str]:
         >>> "batch_equals_singles" in check("saliency")
         True
     """
+    return run_all(str(attributor), checks(attributor, **options))
+
+
+def run_all(subject: str, named: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:
+    """Run checks to the end and name all that failed.
+
+    Raises:
+        AssertionError: Some failed; the message names each and says how.
+    """
     failures, passed = [], []
-    for name, run in checks(attributor, **options):
+    for name, run in named:
         try:
             run()
-        except Exception as error:  # noqa: BLE001  whatever a stranger's method raises is the finding
-            failures.append(
-                f"{name}: {type(error).__name__ + ': ' if not isinstance(error, AssertionError) else ''}{error}"
-            )
+        except AssertionError as error:
+            failures.append(f"{name}: {error}")
+        except Exception as error:  # noqa: BLE001  whatever a stranger's code raises is the finding
+            failures.append(f"{name}: {type(error).__name__}: {error}")
         else:
             passed.append(name)
     if failures:
-        raise AssertionError(
-            f"{attributor} breaks {len(failures)} of {len(failures) + len(passed)} rules:\n" + "\n".join(failures)
-        )
+        count = f"{len(failures)} of {len(failures) + len(passed)}"
+        raise AssertionError(f"{subject} breaks {count} rules:\n" + "\n".join(failures))
     return passed

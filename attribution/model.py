@@ -395,12 +395,7 @@ class Model:
             target: Any form of target, or one that `resolve` has frozen: then nothing is checked again.
             output: `"logit"`, `"probability"`, `"log_probability"` or `"margin"`.
         """
-        _check_output(output)
-        if not isinstance(target, Target):
-            images = self.check(images)
-            target = self.resolve(images, target)
-        frozen = target
-        self._enter(images)
+        images, frozen = self._freeze(images, target, output)
         parts = self._map(
             images.detach(),
             frozen.rows,
@@ -420,12 +415,7 @@ class Model:
         Raises:
             ValueError: The network is a callable that autograd cannot see through.
         """
-        _check_output(output)
-        if not isinstance(target, Target):
-            images = self.check(images)
-            target = self.resolve(images, target)
-        frozen = target
-        self._enter(images)
+        images, frozen = self._freeze(images, target, output)
 
         def differentiate(part: slice, x: Tensor, out: Any) -> tuple[Tensor, Tensor]:
             score = read(out, frozen.take(part), output, self.activation)
@@ -596,6 +586,15 @@ class Model:
     def batch(self, purpose: Literal["forward", "gradient"] = "forward") -> int:
         """How many images to put into the next call: what was measured to be fastest, or what is being tried."""
         return self._paces[purpose].size()
+
+    def _freeze(self, images: Tensor, target: TargetLike | Target, output: Output) -> tuple[Tensor, Target]:
+        """Check what comes from outside; what a method hands on was checked before."""
+        _check_output(output)
+        if not isinstance(target, Target):
+            images = self.check(images)
+            target = self.resolve(images, target)
+        self._enter(images)
+        return images, target
 
     # -- running -------------------------------------------------------------------------------------------------------
 

@@ -78,10 +78,9 @@ class Replicated:
         index = torch.arange(items.start, items.stop, device=self.a.device)
         exchanged = index >= self.n
         point = torch.where(exchanged, (index - self.n) // self.d, index)
-        rows = self.a[point].clone()
-        which = ((index - self.n) % self.d)[exchanged]
-        rows[exchanged, which] = self.b[point[exchanged], which]
-        return rows
+        column = torch.arange(self.d, device=index.device)
+        taken = exchanged[:, None] & (((index - self.n) % self.d)[:, None] == column)
+        return torch.where(taken, self.b[point], self.a[point])
 
 
 @register(
