@@ -212,7 +212,7 @@ def _fold(module: fx.GraphModule) -> fx.GraphModule:
     """All passes that keep every value: what is left computes the same function with fewer operations."""
     graph = module.graph
     modules = dict(module.named_modules())
-    constants = _constants(module, modules)
+    constants = _constants(module)
     fresh = 0
     for node in list(graph.nodes):
         if _is_nothing(node, modules):
@@ -243,9 +243,8 @@ def _fold(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _constants(module: fx.GraphModule, modules: dict[str, nn.Module]) -> dict[fx.Node, Any]:
+def _constants(module: fx.GraphModule) -> dict[fx.Node, Any]:
     """The value of every node that depends on parameters and buffers alone."""
-    del modules
     values: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":

@@ -71,7 +71,7 @@ class Attributor(Configured):
     output: Output = field(default="logit", kw_only=True)
 
     facts: ClassVar[Facts] = Facts("", "custom", "", tags={**TAGS})
-    _budget: ClassVar[int | None] = None
+    _budget: int | None = field(default=None, init=False)
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -158,7 +158,7 @@ class Attributor(Configured):
     def with_model(self, model: "Model | nn.Module | Callable[..., Any]") -> Self:
         """The same configuration on another model, validated again."""
         made = type(self)(Model.wrap(model), **self.params)
-        made._budget = self._budget  # type: ignore[misc]
+        made._budget = self._budget
         return made
 
     def for_rows(self, rows: slice) -> "Attributor":
@@ -186,7 +186,7 @@ class Attributor(Configured):
                 if option not in parameters(type(self)):
                     raise TypeError(f"{self.name} has no option {option!r}")
             other = type(self)(self.model, **{**self.params, **changed})
-            other._budget = self._budget  # type: ignore[misc]
+            other._budget = self._budget
             return other._explain(inputs, target, None, None, scores=scores)
         model = self.model
         images = model.check(inputs)
@@ -401,7 +401,7 @@ def create(
 
     made = REGISTRY.build(name, options, build)
     if budget is not None:
-        made._budget = budget  # type: ignore[misc]
+        made._budget = budget
     return made
 
 

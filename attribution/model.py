@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import time
 import warnings
@@ -261,8 +262,8 @@ class Model:
     def _example(self) -> Tensor | None:
         if not isinstance(self.network, nn.Module):
             return None
-        found = (t for t in (*self.network.parameters(), *self.network.buffers()) if t.is_floating_point())
-        return next(found, None)
+        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
+        return next((t for t in tensors if t.is_floating_point()), None)
 
     @plainly
     def refresh(self) -> None:
