@@ -1,6 +1,6 @@
 """Attribution methods by name, behind one interface, on any model."""
 
-from . import baselines, masking, regions, targets
+from . import baselines, designs, games, masking, regions, targets
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -29,6 +29,8 @@ __all__ = [
     "from_captum",
     "from_maps",
     "baselines",
+    "designs",
+    "games",
     "masking",
     "regions",
     "targets",

@@ -34,6 +34,7 @@ TAGS: dict[str, Any] = {
     "signed": True,
     "offset": False,
     "complete": False,
+    "at_most": False,
     "samples": None,
     "kinds": tuple(RANKS),
     "small": {},
@@ -89,7 +90,10 @@ class Attributor(Configured):
 
     @abstractmethod
     def compute(self, inputs: Tensor, target: Target) -> Computed:
-        """The maps of checked inputs `(N, C, H, W)` on the model's device; `(N, C, H, W)` or any `(N, 1, h, w)`."""
+        """The maps of checked inputs `(N, C, H, W)` on the model's device; `(N, C, H, W)` or any `(N, 1, h, w)`.
+
+        For tables `(N, F)`; for tokens `(N, T, D)`, or `(N, T)` where all of a token has one value.
+        """
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -215,6 +219,8 @@ class Attributor(Configured):
             )
         native = self._reduce(native)
         maps = self._resize(native, tuple(images.shape[2:])) if images.ndim == 4 else native
+        if images.ndim == 3 and maps.ndim == 2:  # one value for each token
+            maps = maps[:, :, None].expand(images.shape)
         kind = torch.float64 if dtype == torch.float64 else torch.float32
         return Explanation(
             maps=maps.to(device, kind),
@@ -285,6 +291,7 @@ def register(
     signed: bool = True,
     offset: bool = False,
     complete: bool = False,
+    at_most: bool = False,
     samples: str | None = None,
     kinds: tuple[str, ...] = ("image",),
     small: dict[str, Any] | None = None,
@@ -302,6 +309,7 @@ def register(
         signed: Whether negative values speak against the target.
         offset: Whether the map has a constant of no meaning, so that figures show what differs from its mean.
         complete: Whether the map sums to the score minus the baseline's.
+        at_most: Whether its cost is an upper bound: what it would evaluate twice it evaluates once, or it stops early.
         samples: The parameter that a budget picks.
         kinds: Which kinds of input.
         small: Hyper-parameters for tests on images of 16 x 16 pixels.
@@ -327,6 +335,7 @@ def register(
             "signed": signed,
             "offset": offset,
             "complete": complete,
+            "at_most": at_most,
             "samples": samples,
             "kinds": kinds,
             "small": small or {},

@@ -10,23 +10,27 @@ from torch.nn import functional
 from .model import Model
 from .randomness import uniforms
 
-Name = Literal["zero", "black", "white", "mean", "blur", "noise"]
+Name = Literal["zero", "black", "white", "mean", "blur", "noise", "region_mean"]
 Baseline: TypeAlias = Name | float | Tensor | Callable[[Tensor], Tensor]
 
 __all__ = ["Baseline", "Name", "gaussian_blur", "make"]
 
 
-def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0) -> Tensor:
+def make(
+    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """The baseline as a tensor that broadcasts against `images`.
 
     Args:
         baseline: `"zero"` (the number 0), `"black"` and `"white"` (the model's bounds), `"mean"` (the model's mean: what
             papers call zero, after normalisation), `"blur"` (a Gaussian of a twentieth of the shorter side, edges
             repeated), `"noise"` (uniform within the bounds, without bounds standard normal around the mean; the same for
-            every image), a number, a tensor that broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
+            every image), `"region_mean"` (each region's own mean, for methods that have regions), a number, a tensor that
+            broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
         images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
         model: Knows bounds and mean.
         seed: For `"noise"`.
+        labels: For `"region_mean"`: the regions, `(N, H, W)`, `(N, F)` or `(N, T)`.
 
     Returns:
         `(N or 1, C, H or 1, W or 1)`, of the images' dtype and device.
@@ -40,7 +44,7 @@ def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0) -> 
         torch.Size([1, 3, 1, 1])
     """
     if isinstance(baseline, str):
-        value = _named(baseline, images, model, seed)
+        value = region_mean(images, labels) if baseline == "region_mean" else _named(baseline, images, model, seed)
     elif isinstance(baseline, Tensor):
         value = baseline
     elif callable(baseline):
@@ -89,6 +93,33 @@ def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
         normal = torch.erfinv((2 * drawn - 1).clamp(-1 + 1e-6, 1 - 1e-6)) * 2**0.5
         return normal * model.pixels(model.std if model.std is not None else 1.0) + model.pixels(model.mean)
     raise ValueError(f"baseline={name!r}: choose one of {get_args(Name)}, a number, a tensor or a callable")
+
+
+def region_mean(images: Tensor, labels: Tensor | None) -> Tensor:
+    """Every pixel replaced by the mean of its region, channel by channel.
+
+    Args:
+        images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
+        labels: `(N, H, W)`, `(N, F)` or `(N, T)`.
+
+    Raises:
+        ValueError: There are no regions.
+
+    Example:
+        >>> region_mean(torch.tensor([[[[1.0, 3.0, 5.0]]]]), torch.tensor([[[0, 0, 1]]])).tolist()
+        [[[[2.0, 2.0, 5.0]]]]
+    """
+    if labels is None:
+        raise ValueError("baseline='region_mean' is for methods that have regions: take 'mean' or 'blur' here")
+    flat = labels.flatten(1)
+    # (N, channels, pixels), whatever the kind
+    values = images.flatten(2) if images.ndim == 4 else images.mT if images.ndim == 3 else images[:, None]
+    index = flat[:, None].expand(values.shape)
+    number = int(flat.max()) + 1
+    total = values.new_zeros(*values.shape[:2], number).scatter_add_(2, index, values)
+    area = values.new_zeros(len(flat), number).scatter_add_(1, flat, torch.ones_like(flat, dtype=values.dtype))
+    means = (total / area.clamp_min(1)[:, None]).gather(2, index)
+    return means.reshape(images.shape) if images.ndim == 4 else means.mT if images.ndim == 3 else means[:, 0]
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:

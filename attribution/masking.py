@@ -5,17 +5,18 @@ runs all of them as one stream. Nothing here ever holds all masks or all perturb
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
 
-__all__ = ["Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows", "evaluate"]
+__all__ = ["Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows", "evaluate", "evaluate_each"]
 
 
 class Source(Protocol):
@@ -24,8 +25,8 @@ class Source(Protocol):
     images: Tensor
 
     @property
-    def count(self) -> int:
-        """Versions of each image."""
+    def count(self) -> Any:
+        """Versions of each image: a number, or one for each where they differ."""
 
     def write(self, out: Tensor, row: int, items: slice) -> None:
         """Compose versions `items` of image `row` into `out`, `(len(items), C, H, W)`."""
@@ -34,6 +35,13 @@ class Source(Protocol):
 def _mix(out: Tensor, image: Tensor, baseline: Tensor, keep: Tensor) -> None:
     """`out = keep * image + (1 - keep) * baseline`, exact to the bit where keep is 0 or 1."""
     torch.lerp(baseline, image, keep.to(out.dtype), out=out)  # ten times faster than where, and as exact
+
+
+def beside(keep: Tensor, images: Tensor) -> Tensor:
+    """One number per pixel, token or column, `(n, ...)`, shaped to stand beside a batch of the images' kind."""
+    if images.ndim == 4:
+        return keep.unsqueeze(1)
+    return keep.unsqueeze(-1) if images.ndim == 3 else keep
 
 
 @dataclass(eq=False)
@@ -70,7 +78,8 @@ class Masks(_Composed):
     """Soft masks, made when they are needed.
 
     Args:
-        masks: `masks(items)` gives `(len(items), 1, H, W)` in [0, 1], 1 keeps the pixel; the same for every image.
+        masks: `masks(items)` gives `(len(items), 1, H, W)` in [0, 1], 1 keeps the pixel; the same for every image (for
+            tables `(len(items), F)`, for tokens `(len(items), T, 1)`).
         count: How many there are.
     """
 
@@ -88,22 +97,22 @@ class Coalitions(_Composed):
     """Regions of a label map, each kept to a degree.
 
     Args:
-        labels: `LongTensor (N, H, W)` (or one for all), numbered without gaps.
+        labels: `LongTensor (N, H, W)` (or one for all), numbered without gaps; `(N, F)` for tables, `(N, T)` for tokens.
         coalitions: `coalitions(row, items)` gives `(len(items), d)`, how much of each region is kept: bool or in [0, 1].
-        count: How many coalitions there are for each image.
+        count: How many coalitions there are for each image; where the images differ, one number for each.
     """
 
     labels: Tensor
     coalitions: Callable[[int, slice], Tensor]
-    count: int
+    count: int | Sequence[int]
 
     def write(self, out: Tensor, row: int, items: slice) -> None:
         """Look up every pixel's region."""
         image, baseline = self._of(row, len(out))
         labels = self.labels[row if self.labels.shape[0] > 1 else 0]
-        keep = self.coalitions(row, items).to(out.device)
-        keep = keep if keep.dtype == torch.bool else keep.to(out.dtype)
-        _mix(out, image, baseline, keep.index_select(1, labels.flatten()).reshape(-1, 1, *labels.shape))
+        keep = self.coalitions(row, items).to(out.device, out.dtype)
+        keep = keep.index_select(1, labels.flatten()).reshape(-1, *labels.shape)
+        _mix(out, image, baseline, beside(keep, self.images))
 
 
 @dataclass(eq=False)
@@ -218,7 +227,15 @@ class Evaluations:
 
 
 def evaluate(
-    source: Source, model: Model, target: Target, *, output: Output, start: int = 0, stop: int | None = None
+    source: Source,
+    model: Model,
+    target: Target,
+    *,
+    output: Output,
+    start: int = 0,
+    stop: int | None = None,
+    key: Hashable | None = None,
+    every: bool = False,
 ) -> Tensor:
     """The scores of one source, `(N, stop - start)`, on the model's device.
 
@@ -229,24 +246,61 @@ def evaluate(
         output: Which score.
         start: The first version, and
         stop: the one after the last; `None` for all.
+        key: Names what is done to an image, so that within `Model.sharing` methods that do the same, to the same images
+            with the same baseline, pay for it once: version n must be the same under equal keys.
+        every: Whether every class is scored instead of the target: `(N, stop - start, classes)`.
     """
     stop = source.count if stop is None else stop
-    (found,) = _scores([_Part(source, start, stop - start)], model, target, output)
-    return found.reshape(len(source.images), stop - start)
+    if key is None or model.shared is None:
+        (found,) = _scores([_Part(source, start, stop - start)], model, target, output, every=every)
+        return found.reshape(len(source.images), stop - start, *found.shape[1:])
+    baseline = getattr(source, "baseline", getattr(source, "stand_in", None))
+    places = [(key, every, one) for one in identities(source.images, baseline, target, output)]
+    known = [model.shared.get(place) for place in places]
+    have = min(0 if one is None else len(one) for one in known)
+    if have < stop:
+        (new,) = _scores([_Part(source, have, stop - have)], model, target, output, every=every)
+        new = new.reshape(len(source.images), stop - have, *new.shape[1:])
+        for place, old, more in zip(places, known, new, strict=True):
+            model.shared[place] = more if have == 0 or old is None else torch.cat([old[:have], more])
+    model.reuse(target.rows.repeat_interleave(max(min(have, stop) - start, 0)))
+    return torch.stack([model.shared[place][start:stop] for place in places])
 
 
-def _scores(sources: list[Any], model: Model, target: Target, output: Output) -> list[Tensor]:
+def evaluate_each(source: Source, model: Model, target: Target, *, output: Output) -> list[Tensor]:
+    """The scores of a source whose images have different numbers of versions: one `(count_i,)` for each image."""
+    (found,) = _scores([source], model, target, output)
+    return list(found.split(_counts(source)))
+
+
+def identities(images: Tensor, baseline: Tensor | None, target: Target, output: Output) -> list[Hashable]:
+    """What tells one image with its baseline, target and score from another, for each image of a set."""
+    found: list[Hashable] = []
+    for row, image in enumerate(images):
+        own = None if baseline is None else baseline[row if baseline.shape[0] > 1 else 0]
+        aim = id(target.function) if target.index is None else tuple(target.index[row].tolist())
+        found.append((canonical(image), canonical(own), aim, int(target.rows[row]), output))
+    return found
+
+
+def _counts(source: Any) -> list[int]:
+    """How many versions there are of each image."""
+    count = source.count
+    return [count] * len(source.images) if isinstance(count, int) else list(count)
+
+
+def _scores(sources: list[Any], model: Model, target: Target, output: Output, *, every: bool = False) -> list[Tensor]:
     """The scores of every source, end to end.
 
     They are written into one tensor: thousands of small ones would each keep a page of the heap from being used again.
     """
-    total = [len(s.images) * s.count for s in sources]
+    total = [sum(_counts(s)) for s in sources]
     ends = torch.tensor([0, *total]).cumsum(0).tolist()
     at = ends[:-1]
     all_of_them: Tensor | None = None
-    for sizes, batch in _stream(sources, model, target, output):
+    for sizes, batch in _stream(sources, model, target, output, every=every):
         if all_of_them is None:
-            all_of_them = batch.new_empty(ends[-1])
+            all_of_them = batch.new_empty(ends[-1], *batch.shape[1:])
         read = 0
         for which, size in sizes:
             all_of_them[at[which] : at[which] + size] = batch[read : read + size]
@@ -274,7 +328,7 @@ class _Part:
 
 
 def _stream(
-    sources: list[Any], model: Model, target: Target, output: Output
+    sources: list[Any], model: Model, target: Target, output: Output, *, every: bool = False
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Fill one buffer again and again, across images and sources, and score it.
 
@@ -283,7 +337,7 @@ def _stream(
     images = sources[0].images
     device = model.device or images.device
     shape = images.shape[1:]
-    pieces = ((i, row, s.count) for i, s in enumerate(sources) for row in range(len(s.images)) if s.count)
+    pieces = ((i, row, n) for i, s in enumerate(sources) for row, n in enumerate(_counts(s)) if n)
     piece = next(pieces, None)
     at = 0
     buffer = torch.empty(0)
@@ -302,4 +356,4 @@ def _stream(
             filled, at = filled + take, at + take
             if at == count:
                 piece, at = next(pieces, None), 0
-        yield sizes, model.scores(buffer[:filled], target.take(torch.tensor(rows)), output=output)
+        yield sizes, model.scores(buffer[:filled], target.take(torch.tensor(rows)), output=output, every=every)

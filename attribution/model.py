@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from . import _layers, _lean
 from ._parameters import canonical
-from .targets import Activation, Output, Target, TargetLike, read, resolve
+from .targets import Activation, Output, Target, TargetLike, read, read_all, resolve
 
 Kind = Literal["image", "table", "tokens"]
 RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
@@ -175,6 +175,8 @@ class Model:
         self._paces = {k: _Pace(self.batch_size) for k in ("forward", "gradient")}
         self._ledgers: list[Ledger] = []
         self._muted = 0
+        self.shared: dict[Any, Any] | None = None  # what methods that run together have evaluated; see `sharing`
+        self.saved = 0
         self._listeners: list[Callable[[int], Any]] = []
         self._parent: tuple[Model, bool] | None = None  # the model whose ledger pays, and whether forwards count there
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -388,22 +390,27 @@ class Model:
         return _join([_clone(p) for p in parts])
 
     @plainly
-    def scores(self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit") -> Tensor:
+    def scores(
+        self, images: Tensor, target: TargetLike | Target = None, *, output: Output = "logit", every: bool = False
+    ) -> Tensor:
         """One score per image, `(N,)`, on the network's device, in inference mode.
 
         Args:
             images: `(N, C, H, W)` in the model's bounds.
             target: Any form of target, or one that `resolve` has frozen: then nothing is checked again.
             output: `"logit"`, `"probability"`, `"log_probability"` or `"margin"`.
+            every: Whether to score every class, `(N, classes)`, instead of the target.
         """
         images, frozen = self._freeze(images, target, output)
-        parts = self._map(
-            images.detach(),
-            frozen.rows,
-            frozen.count,
-            "forward",
-            lambda part, _x, out: read(out, frozen.take(part), output, self.activation),
-        )
+
+        def work(part: slice, _x: Tensor, out: Any) -> Tensor:
+            return (
+                read_all(out, output, self.activation)
+                if every
+                else read(out, frozen.take(part), output, self.activation)
+            )
+
+        parts = self._map(images.detach(), frozen.rows, frozen.count, "forward", work)
         self._charge(frozen.rows, backward=False)
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).clone()
 
@@ -548,12 +555,12 @@ class Model:
         finally:
             self._ledgers.remove(ledger)
 
-    def _charge(self, rows: Tensor, *, backward: bool, forward: bool = True) -> None:
-        if self._muted:
+    def _charge(self, rows: Tensor, *, backward: bool, forward: bool = True, paid: bool = True) -> None:
+        if self._muted or not len(rows):
             return
         for tell in self._listeners:
             tell(len(rows) * (forward + backward))
-        self.forwards += len(rows) if forward else 0
+        self.forwards += len(rows) if forward and paid else 0
         self.backwards += len(rows) if backward else 0
         rows = rows.cpu()
         for ledger in self._ledgers:
@@ -565,6 +572,20 @@ class Model:
         if self._parent is not None:
             parent, forwards = self._parent
             parent._charge(rows, backward=backward, forward=forward and forwards)
+
+    @contextlib.contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Within, methods that evaluate the same things pay for them once; each one's own ledger still counts them."""
+        outer, self.shared = self.shared, {} if self.shared is None else self.shared
+        try:
+            yield
+        finally:
+            self.shared = outer
+
+    def reuse(self, rows: Tensor) -> None:
+        """Count evaluations of these images that somebody else had paid for already."""
+        self.saved += 0 if self._muted else len(rows)
+        self._charge(rows, backward=False, paid=False)
 
     @contextlib.contextmanager
     def listen(self, tell: Callable[[int], Any]) -> Iterator[None]:

@@ -19,7 +19,7 @@ TargetLike: TypeAlias = (
     int | Sequence[int] | Sequence[tuple[int, ...]] | tuple[int, ...] | Tensor | Callable[[Any], Tensor] | None
 )
 
-__all__ = ["Activation", "Output", "Target", "TargetLike", "read", "resolve"]
+__all__ = ["Activation", "Output", "Target", "TargetLike", "read", "read_all", "resolve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,4 +168,31 @@ def read(outputs: Any, target: Target, output: Output, activation: Activation) -
         return chosen if output == "probability" else chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log()
     single = activation == "sigmoid" or logits.shape[1] == 1
     log = functional.logsigmoid(chosen) if single else chosen - logits.logsumexp(1)
+    return log.exp() if output == "probability" else log
+
+
+def read_all(outputs: Any, output: Output, activation: Activation) -> Tensor:
+    """The score of every class, `(M, C)`; arguments as in `read`.
+
+    Raises:
+        ValueError: The outputs are no `(M, C)`.
+
+    Example:
+        >>> read_all(torch.tensor([[2.0, 0.0, 1.0]]), "margin", "softmax").tolist()
+        [[1.0, -2.0, -1.0]]
+    """
+    if not isinstance(outputs, Tensor) or outputs.ndim > 2:
+        raise ValueError("all classes at once need outputs of shape (N, C): name one target instead")
+    logits = outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
+    logits = logits.float() if logits.dtype in {torch.float16, torch.bfloat16} else logits
+    if output == "logit" or (output == "margin" and logits.shape[1] == 1):
+        return logits
+    if output == "margin":
+        best = logits.topk(2, 1)
+        others = torch.where(logits == best.values[:, :1], best.values[:, 1:], best.values[:, :1])
+        return logits - others
+    if activation == "none":
+        return logits if output == "probability" else logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    single = activation == "sigmoid" or logits.shape[1] == 1
+    log = functional.logsigmoid(logits) if single else logits.log_softmax(1)
     return log.exp() if output == "probability" else log

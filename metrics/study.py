@@ -355,16 +355,22 @@ class _Run:
 
     def block(self, images: Tensor, target: Target, rows: slice) -> None:
         """All methods and metrics on some images."""
+        with self.model.sharing():
+            self._block(images, target, rows)
+
+    def _block(self, images: Tensor, target: Target, rows: slice) -> None:
         device = self.model.device or images.device
         on_device = images.to(device)
         todo = Evaluations(self.model, target)
         waiting: dict[tuple[str, str], Callable[[], Scored]] = {}
+        saved = self.model.saved
         for label, attributor in self.chosen.items():
             found = attributor.for_rows(rows).explain(images, target)
             self.maps[label].append(found.maps.float().cpu())
-            spent = (found.forwards + found.backwards).sum()
-            self.paid += int(spent)
-            self.alone += int(spent)
+            spent = int((found.forwards + found.backwards).sum())
+            self.paid += spent - (self.model.saved - saved)
+            self.alone += spent
+            saved = self.model.saved
             self.costs += [
                 {
                     "image": rows.start + i,

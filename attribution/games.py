@@ -1,0 +1,145 @@
+"""Games: an image's score as a function of which of its regions are kept."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import masking, regions
+from ._parameters import canonical
+from .model import Model
+from .targets import Output, Target
+
+__all__ = ["Game"]
+
+
+class Game:
+    """`v_i(S)`: the score of image i where the regions S are kept and the others replaced by the baseline.
+
+    A coalition is evaluated once, however often it is asked for. Within `Model.sharing` that holds across methods: whoever
+    plays on the same regions, baseline, target and score finds what others have paid for, and the whole and the empty
+    image also where the regions differ.
+
+    Args:
+        model: The model.
+        inputs: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
+        baseline: What stands in for a region that is left out, broadcastable to the inputs.
+        labels: `(N, H, W)`, `(N, F)` or `(N, T)`, each numbered without gaps.
+        target: Frozen, one row per image.
+        output: Which score.
+
+    Attributes:
+        sizes: How many regions, players, each image has.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 2.0], [4.0, 8.0]]]])
+        >>> model = Model(lambda x: x.sum((1, 2, 3))[:, None], bounds=None, batch_size=4)
+        >>> labels = torch.tensor([[[0, 0], [1, 2]]])
+        >>> game = Game(model, x, torch.zeros(1, 1, 1, 1), labels, model.resolve(x, 0), output="logit")
+        >>> game.values([torch.tensor([[True, False, True], [False, False, False], [True, False, True]])])
+        [tensor([11.,  0., 11.], dtype=torch.float64)]
+        >>> model.forwards
+        2
+    """
+
+    def __init__(
+        self, model: Model, inputs: Tensor, baseline: Tensor, labels: Tensor, target: Target, *, output: Output
+    ) -> None:
+        self.model, self.inputs, self.baseline, self.labels = model, inputs, baseline, labels
+        self.target, self.output = target, output
+        self.sizes = regions.sizes(labels)
+        self._seen: list[dict[bytes, float]] = [{} for _ in inputs]
+        self._places = None if model.shared is None else self._find_places()
+
+    def values(self, wanted: Sequence[Tensor]) -> list[Tensor]:
+        """The scores of coalitions.
+
+        Args:
+            wanted: For each image `(m_i, d_i)` bool, on the CPU; `m_i` may be 0.
+
+        Returns:
+            For each image `(m_i,)` float64 on the CPU.
+        """
+        keys = [[row.tobytes() for row in np.packbits(w.numpy(), axis=1)] for w in wanted]
+        fresh: list[dict[bytes, int]] = []
+        reused = []
+        for image, own in enumerate(keys):
+            seen, new = self._seen[image], {}
+            for at, key in enumerate(own):
+                if key in seen or key in new:
+                    continue
+                found = self._remembered(image, key)
+                if found is None:
+                    new[key] = at
+                else:
+                    seen[key] = found
+                    reused.append(image)
+            fresh.append(new)
+        if reused:
+            self.model.reuse(self.target.rows[torch.tensor(reused)])
+        self._evaluate([w[list(new.values())] for w, new in zip(wanted, fresh, strict=True)], fresh)
+        return [
+            torch.tensor([seen[key] for key in own], dtype=torch.float64)
+            for seen, own in zip(self._seen, keys, strict=True)
+        ]
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The scores of the empty images and of the whole ones, `(N,)` each."""
+        both = [torch.tensor([[False], [True]]).expand(2, d) for d in self.sizes]
+        found = torch.stack(self.values(both))
+        return found[:, 0], found[:, 1]
+
+    def _evaluate(self, rows: list[Tensor], fresh: list[dict[bytes, int]]) -> None:
+        """Run coalitions that nobody has seen, all images as one stream."""
+        counts = [len(r) for r in rows]
+        if not any(counts):
+            return
+        rows = [r.to(self.inputs.device) for r in rows]
+        source = masking.Coalitions(
+            self.inputs, self.baseline, self.labels, lambda row, items: rows[row][items], counts
+        )
+        scores = masking.evaluate_each(source, self.model, self.target, output=self.output)
+        on_host = torch.cat(scores).double().cpu().split(counts)
+        for image, (new, found) in enumerate(zip(fresh, on_host, strict=True)):
+            for key, value in zip(new, found.tolist(), strict=True):
+                self._seen[image][key] = value
+                self._remember(image, key, value)
+
+    # -- what other methods have evaluated -----------------------------------------------------------------------------
+
+    def _find_places(self) -> list[tuple[dict[Any, float], Hashable, Hashable]]:
+        """For each image: where its coalitions are kept, and the names of the whole and of the empty image."""
+        assert self.model.shared is not None
+        whole = masking.identities(self.inputs, None, self.target, self.output)
+        cut = masking.identities(self.inputs, self.baseline, self.target, self.output)
+        found: list[tuple[dict[Any, float], Hashable, Hashable]] = []
+        for row, (one, other) in enumerate(zip(whole, cut, strict=True)):
+            kept = self.model.shared.setdefault(("game", canonical(self.labels[row]), other), {})
+            found.append((kept, ("clean", False, one), ("removed", False, other)))
+        return found
+
+    def _end(self, image: int, key: bytes) -> Hashable | None:
+        """The name of the whole or the empty image, if this coalition is one."""
+        assert self._places is not None
+        members = np.unpackbits(np.frombuffer(key, np.uint8), count=self.sizes[image])
+        return self._places[image][1] if members.all() else None if members.any() else self._places[image][2]
+
+    def _remembered(self, image: int, key: bytes) -> float | None:
+        if self._places is None or self.model.shared is None:
+            return None
+        end = self._end(image, key)
+        if end is None:
+            return self._places[image][0].get(key)
+        found = self.model.shared.get(end)
+        return None if found is None else float(found[0])
+
+    def _remember(self, image: int, key: bytes, value: float) -> None:
+        if self._places is None or self.model.shared is None:
+            return
+        end = self._end(image, key)
+        if end is None:
+            self._places[image][0][key] = value
+        else:
+            self.model.shared[end] = self.inputs.new_tensor([value])
