@@ -10,8 +10,12 @@ from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .model import Model
 from .path.integrated_gradients import IntegratedGradients
+from .perturbation.feature_ablation import FeatureAblation
+from .perturbation.kernel_shap import KernelSHAP
+from .perturbation.lime import LIME
 from .perturbation.occlusion import Occlusion
 from .perturbation.rise import RISE
+from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 
 __all__ = [
@@ -34,13 +38,17 @@ __all__ = [
     "masking",
     "regions",
     "targets",
+    "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
+    "LIME",
     "Occlusion",
     "RISE",
     "Saliency",
+    "ShapleySampling",
     "Sobol",
 ]

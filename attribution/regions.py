@@ -14,7 +14,7 @@ from .model import Model
 Name = Literal["grid", "slic", "felzenszwalb"]
 Regions: TypeAlias = Name | Tensor | Callable[[Tensor], Tensor]
 
-__all__ = ["Name", "Regions", "grid", "make", "most", "paint", "sides", "sizes", "unit_range"]
+__all__ = ["Name", "Regions", "grid", "make", "most", "paint", "sides", "sizes", "table", "unit_range"]
 
 
 def make(regions: Regions, images: Tensor, model: Model, *, n_regions: int = 49) -> Tensor:
@@ -130,14 +130,24 @@ def paint(
         >>> maps.tolist(), details["values"].tolist()
         ([[1.0, 1.0, 6.0]], [[2.0, 6.0]])
     """
-    table = torch.nn.utils.rnn.pad_sequence([v.double() for v in values], batch_first=True, padding_value=torch.nan)
+    whole = table(values)
     flat = labels.flatten(1)
-    filled = table
+    filled = whole
     if share:
-        area = torch.zeros_like(table).scatter_add_(1, flat.cpu(), torch.ones(flat.shape, dtype=table.dtype))
-        filled = table / (area * (inputs.shape[-1] if inputs.ndim == 3 else 1))
+        area = torch.zeros_like(whole).scatter_add_(1, flat.cpu(), torch.ones(flat.shape, dtype=whole.dtype))
+        filled = whole / (area * (inputs.shape[-1] if inputs.ndim == 3 else 1))
     maps = filled.to(inputs).gather(1, flat).reshape(labels.shape)
-    return (maps[:, None] if inputs.ndim == 4 else maps), {"values": table, "labels": labels}
+    return (maps[:, None] if inputs.ndim == 4 else maps), {"values": whole, "labels": labels}
+
+
+def table(values: Sequence[Tensor]) -> Tensor:
+    """Regions' values of several images as one `(N, regions)` float64, NaN where an image has fewer than another.
+
+    Example:
+        >>> table([torch.tensor([1.0]), torch.tensor([2.0, 3.0])]).tolist()
+        [[1.0, nan], [2.0, 3.0]]
+    """
+    return torch.nn.utils.rnn.pad_sequence([v.double() for v in values], batch_first=True, padding_value=torch.nan)
 
 
 def grid(height: int, width: int, rows: int, columns: int) -> Tensor:
