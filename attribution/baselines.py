@@ -52,7 +52,7 @@ def make(
         if not isinstance(value, Tensor):
             raise ValueError(f"the baseline callable returned {type(value).__name__}: it must return a tensor")
     else:
-        value = torch.full((1,) * images.ndim, float(baseline))
+        value = torch.full((1,) * images.ndim, float(baseline), dtype=torch.float64)
     value = value.detach().to(images.device, images.dtype)
     if value.ndim == images.ndim - 1:
         value = value[None]

@@ -96,7 +96,8 @@ def ridge(z: Tensor, y: Tensor, weights: Tensor, alpha: float) -> Fit:
         values,
         level - center @ values,
         1.96 * influence.pow(2).sum(0).sqrt(),
-        torch.where(spread > 0, 1 - rest / spread.clamp_min(torch.finfo(spread.dtype).tiny), torch.nan),
+        # scores that differ by rounding alone do not vary
+        torch.where(spread > 1e-12 * (weights @ y**2), 1 - rest / spread.clamp_min(1e-300), torch.nan),
         total**2 / weights.pow(2).sum(),
     )
 
