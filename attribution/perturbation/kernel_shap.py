@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import designs
 from .._parameters import Range, Seed
 from ..attributor import Computed, register
 from ..games import Game
@@ -15,6 +16,7 @@ from ..regions import paint, table
 from ..targets import Target
 from ._regional import Regional
 
+Sampling = Literal["kernel", "uniform"]
 GROUPS = 10  # of draws, for the intervals
 STUDENT = 2.262  # 97.5% of Student's distribution with 9 degrees of freedom
 
@@ -84,6 +86,29 @@ def bank(d: int, samples: int, seed: int) -> Bank:
     )
 
 
+def uniform_bank(d: int, samples: int, seed: int) -> Bank:
+    """The coalitions that LIME's stratified sampling draws, each weighed by how much likelier the kernel makes its size.
+
+    Args:
+        d: Regions, at least 2.
+        samples: Draws; the empty and the whole image among them count for nothing here.
+        seed: Draw n depends on seed and n alone.
+
+    Example:
+        >>> uniform_bank(4, 60, 0).mass
+        1.0
+    """
+    drawn = designs.uniform_sizes(seed, samples, d)
+    sizes = drawn.sum(1)
+    numbers = torch.arange(samples)
+    inside = (sizes > 0) & (sizes < d)
+    rows, place = torch.unique(drawn[inside], dim=0, return_inverse=True)
+    times = torch.zeros(len(rows), GROUPS, dtype=torch.float64)
+    weight = 1 / (sizes[inside] * (d - sizes[inside])).double()
+    times.index_put_((place, numbers[inside] % GROUPS), weight, accumulate=True)
+    return Bank(rows, torch.zeros(len(rows), dtype=torch.float64), times, 1.0)
+
+
 def _all_of_size(d: int, k: int) -> Tensor:
     """Every coalition of k out of d, `(C(d, k), d)`."""
     members = torch.tensor(list(itertools.combinations(range(d), k)))
@@ -148,15 +173,19 @@ def solve(rows: Tensor, scores: Tensor, weights: Tensor, total: Tensor) -> Tenso
     return found
 
 
-def kernel_shap(game: Game, *, samples: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+def kernel_shap(
+    game: Game, *, samples: int, seed: int, sampling: Sampling = "kernel"
+) -> tuple[list[Tensor], list[Tensor]]:
     """Shapley values of the regions of every image, and the half-widths of their 95% intervals, `(d,)` each.
 
     Args:
         game: The score as a function of the regions that are kept.
         samples: The most coalitions, the empty and the whole image among them.
         seed: Of the draws.
+        sampling: `"kernel"` or `"uniform"`: see `bank` and `uniform_bank`.
     """
-    banks = [bank(d, samples - 2, seed) if d > 1 else None for d in game.sizes]
+    make = bank if sampling == "kernel" else uniform_bank
+    banks = [make(d, samples - 2, seed) if d > 1 else None for d in game.sizes]
     wanted = []
     for d, one in zip(game.sizes, banks, strict=True):
         ends = torch.tensor([[False], [True]]).expand(2, d)
@@ -218,6 +247,8 @@ class KernelSHAP(Regional):
         output: Which score.
         samples: The most forwards: the empty and the whole image, coalitions of the outer sizes all at once, and pairs of
             a coalition and its complement, drawn by the kernel.
+        sampling: "kernel", or "uniform": the coalitions of LIME's "stratified", reweighed. Its intervals are wider, and in one
+            comparison it shares its evaluations with LIME on the same regions, baseline, score, seed and samples.
         seed: Draw n depends on the seed and n alone.
 
     Returns:
@@ -237,12 +268,13 @@ class KernelSHAP(Regional):
     """
 
     samples: Annotated[int, Range(4)] = 1000
+    sampling: Sampling = "kernel"
     seed: Seed = 0
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, H, W)`, `(N, F)` or `(N, T)`."""
         game = self.game(inputs, target)
-        values, widths = kernel_shap(game, samples=self.samples, seed=self.seed)
+        values, widths = kernel_shap(game, samples=self.samples, seed=self.seed, sampling=self.sampling)
         maps, details = paint(values, game.labels, inputs, share=True)
         return Computed(maps, {**details, "half_width": table(widths)})
 

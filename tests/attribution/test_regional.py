@@ -171,6 +171,25 @@ def test_kernel_shap_of_pairs_is_exact_with_few_samples():
     np.testing.assert_allclose(found.numpy(), exact.numpy(), atol=FINE)
 
 
+def test_kernel_shap_on_uniform_sizes_aims_at_the_same(networks, images):
+    function = rough(10, 1)
+    truth, inside = shapley(10, function), []
+    for seed in range(40):
+        (found,), (width,) = kernel_shap(Table(10, function), samples=300, seed=seed, sampling="uniform")
+        inside.append(((found - truth).abs() <= width).double().mean())
+    assert float(torch.stack(inside).mean()) > 0.85
+    model, x = Model(networks.cnn()), images(2)
+    more = {"regions": cells(rows=3, columns=3), "baseline": 0.1, "samples": 80, "output": "logit", "seed": 2}
+    alone = attribution.create("kernel_shap", model, sampling="uniform", **more).explain(x, 0)
+    with model.sharing():
+        attribution.create("lime", model, sampling="stratified", **more).explain(x, 0)
+        before = model.forwards
+        found = attribution.create("kernel_shap", model, sampling="uniform", **more).explain(x, 0)
+        assert model.forwards - before <= 2  # the empty image, if LIME had not drawn it
+    torch.testing.assert_close(found.maps, alone.maps)
+    assert torch.equal(found.forwards, alone.forwards)
+
+
 @pytest.mark.parametrize("samples", [4, 7, 12, 30])
 def test_with_fewer_samples_than_regions_the_sum_is_still_exact(samples):
     (found,), _ = kernel_shap(Table(20, rough(20)), samples=samples, seed=0)
