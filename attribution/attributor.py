@@ -220,7 +220,7 @@ class Attributor(Configured):
         native = self._reduce(native)
         maps = self._resize(native, tuple(images.shape[2:])) if images.ndim == 4 else native
         if images.ndim == 3 and maps.ndim == 2:  # one value for each token
-            maps = maps[:, :, None].expand(images.shape)
+            maps = maps[:, :, None].expand(images.shape).contiguous()
         kind = torch.float64 if dtype == torch.float64 else torch.float32
         return Explanation(
             maps=maps.to(device, kind),
