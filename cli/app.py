@@ -41,8 +41,17 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model", metavar="MODEL",
-        help="demo (EfficientNet-Lite0, 1000 classes of ImageNet), timm:NAME, torchvision:NAME, hf:NAME, or "
-        "package.module:callable, which returns a torch module that takes pixels in [0, 1], or an attriscope Model.",
+        help="demo (EfficientNet-Lite0, 1000 classes of ImageNet), timm:NAME, torchvision:NAME, hf:NAME, FILE.onnx (with "
+        "ImageNet's normalisation, for methods that need no gradients), or package.module:callable, which returns a torch "
+        "module that takes pixels in [0, 1], or an attriscope Model.",
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", metavar="NAME",
+        help="What runs passes without gradients: torch, onnx, openvino (often 1.4 to 2 times as fast on a CPU), or "
+        "openvino-bf16, which is faster yet and rounds.",
     ),
 ]
 Labels = Annotated[
@@ -165,6 +174,7 @@ def explain(
     labels: Labels = None,
     budget: Budget = None,
     size: Size = None,
+    backend: Backend = None,
 ) -> None:
     """Show which parts of photographs made the model see what it sees there.
 
@@ -183,7 +193,7 @@ def explain(
     run.explain(
         run.Request(
             images, method or [run.METHOD], out, model=model, settings=option, labels=labels, target=target, budget=budget,
-            size=size,
+            size=size, backend=backend,
         )
     )
 
@@ -210,6 +220,7 @@ def compare(
     labels: Labels = None,
     budget: Budget = None,
     size: Size = None,
+    backend: Backend = None,
 ) -> None:
     """Run several methods on the same photographs, score their maps, and draw them side by side.
 
@@ -226,7 +237,7 @@ def compare(
     run.compare(
         run.Request(
             images, method, out, model=model, metrics=metric, settings=option, preset=preset, labels=labels, target=target,
-            budget=budget, size=size,
+            budget=budget, size=size, backend=backend,
         )
     )
 

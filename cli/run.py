@@ -53,6 +53,7 @@ class Request:
     target: str | None = None
     budget: int | None = None
     size: int | None = None
+    backend: str | None = None
 
 
 @dataclass
@@ -95,7 +96,7 @@ def start(request: Request) -> Session:
     _spare(paths, request.out)
     if names is not None or request.target is None or request.target == "label":
         options.target(request.target, names or (), paths)
-    loaded = models.load(request.model, request.size)
+    loaded = models.load(request.model, request.size, request.backend)
     classes = loaded.classes if names is None else names
     target = options.target(request.target, classes, paths)
     photos = photographs.read(paths, loaded.preparation)

@@ -151,6 +151,33 @@ def test_a_model_with_bounds_of_its_own(run, photo, nets, tmp_path):
     assert float(found.maps.max()) == pytest.approx(3 * 255 / 1000, rel=0.01)
 
 
+def test_an_onnx_file_and_a_backend(run, fails, photo, nets, tmp_path):
+    """The file is what --backend onnx makes of the network in memory: the same maps come out."""
+    for package in ("onnxruntime", "onnx", "onnxscript"):
+        pytest.importorskip(package)
+    import importlib
+
+    from attriscope.attribution import _backends
+
+    model = importlib.import_module(nets).conv()
+    model.network.eval()
+    path = tmp_path / "net.onnx"
+    path.write_bytes(_backends.export(model.network, torch.rand(2, 3, 16, 16)))
+    found = {}
+    for name, words in {
+        "file": ["--model", path], "onnx": ["--model", f"{nets}:conv", "--size", 16, "--backend", "onnx"],
+        "torch": ["--model", f"{nets}:conv", "--size", 16],
+    }.items():  # fmt: skip
+        out = tmp_path / name
+        code, _, err = run("explain", photo(), "-m", "occlusion", "-o", "window=4", "-o", "stride=4", *words, "--out", out)
+        assert (code, err) == (0, "")
+        found[name] = Explanation.load(out / "photo-occlusion.safetensors").maps
+    torch.testing.assert_close(found["onnx"], found["torch"], rtol=1e-4, atol=1e-5)
+    assert found["file"].shape == found["torch"].shape  # its normalisation is ImageNet's, the network's is another
+    assert found["file"].abs().max() > 0
+    assert "needs gradients" in fails("explain", photo(), "--model", path, "--out", tmp_path / "no")
+
+
 def test_a_grey_network(run, photo, nets, tmp_path):
     code, _, err = run("explain", photo(), "-m", "saliency", "--model", f"{nets}:grey", "--size", 16, "--out", tmp_path / "o")
     assert code == 0, err

@@ -189,7 +189,7 @@ def test_ones_own_in_the_current_folder(tmp_path, monkeypatch):
         ("{}:number", "is no callable"),
         ("{}:missing", "has no attribute"),
         ("no_such_module_here:f", "there is no module no_such_module_here"),
-        ("model.onnx", "ONNX"),
+        ("model.onnx", r"there is no file model\.onnx"),
         ("resnet50", "did you mean timm:resnet50"),
         ("timm:", "behind the colon"),
         ("a/b:c", "give demo, timm:NAME"),
@@ -210,3 +210,81 @@ def test_a_size_keeps_the_crop(fake):
     timm_like(fake, config, network())
     assert load("timm:resnet18", 448).preparation == Preparation((448, 448), 512)
     assert torch.is_tensor(load("timm:resnet18").model.network[0].weight)
+
+
+@pytest.fixture
+def onnx_file(tmp_path):
+    """Write a network as an ONNX file whose input has these axes."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+
+    def write(axes, classes=3, name="net.onnx"):
+        features = axes[1] if isinstance(axes[1], int) else 3
+        weight = torch.eye(features, classes).numpy()
+        nodes = [
+            onnx.helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+            onnx.helper.make_node("Flatten", ["pooled"], ["means"]),
+            onnx.helper.make_node("MatMul", ["means", "w"], ["y"]),
+        ]
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            nodes, "net", [value("x", 1, axes)], [value("y", 1, [axes[0], classes])],
+            [onnx.numpy_helper.from_array(weight, "w")],
+        )  # fmt: skip
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    ("axes", "preparation", "normalisation"),
+    [
+        (["n", 3, "h", "w"], Preparation((224, 224), 256, "bilinear"), IMAGENET),
+        ([1, 3, 112, 112], Preparation((112, 112), 128, "bilinear"), IMAGENET),
+        (["n", 3, 64, "w"], Preparation((64, 64), 73, "bilinear"), IMAGENET),
+        (["n", 1, 28, 56], Preparation((28, 56), 32, "bilinear", 1), (None, None)),
+    ],
+)
+def test_an_onnx_file_says_what_it_takes(onnx_file, axes, preparation, normalisation):
+    loaded = load(str(onnx_file(axes)))
+    assert loaded.preparation == preparation
+    assert (loaded.model.mean, loaded.model.std) == normalisation
+    assert loaded.classes == []
+    assert not isinstance(loaded.model.network, nn.Module)
+
+
+def test_an_onnx_file_with_a_thousand_classes_is_imagenet_s(onnx_file):
+    assert load(str(onnx_file(["n", 3, 8, 8], 1000))).classes == imagenet()
+
+
+def test_an_onnx_file_that_takes_no_photographs(onnx_file):
+    with pytest.raises(Problem, match="takes 8 channels on its second axis"):
+        load(str(onnx_file(["n", 8, 8, 3])))
+    with pytest.raises(Problem, match="2 axes, and kind='image' has 4"):
+        load(str(onnx_file(["n", 3])))
+
+
+def test_onnxruntime_is_not_installed(onnx_file, monkeypatch):
+    path = onnx_file(["n", 3, 8, 8])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(Problem, match=r"not installed: pip install 'attriscope\[onnx\]'"):
+        load(str(path))
+
+
+def test_a_backend_is_passed_on(nets, onnx_file, monkeypatch):
+    for package in ("onnxscript", "openvino"):
+        pytest.importorskip(package)
+    assert load(f"{nets}:conv", None, "openvino").model.backend == "openvino"
+    assert load(f"{nets}:conv").model.backend == "torch"
+    with pytest.raises(Problem, match="choose one of"):
+        load(f"{nets}:conv", None, "tensorrt")
+    with pytest.raises(Problem, match="an ONNX file runs in onnxruntime"):
+        load(str(onnx_file(["n", 3, 8, 8])), None, "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(Problem, match=r"needs openvino.*pip install 'attriscope\[openvino\]'"):
+        load(f"{nets}:conv", None, "openvino")
