@@ -6,10 +6,14 @@ network that a row makes, the bare fast copy runs as many images, in its best ba
 row's. The ratio is what is left of the row's wall time over the bare time, and the median over several rounds is printed.
 A backward pass counts as forward and input gradient together, but for CAMs, whose backward pass ends at a late layer: they
 are measured against their forwards alone.
+
+Other libraries run the network as the user has it, and their evaluations are counted there. Each of their rows is timed
+right after ours, and a second table says how many times faster ours is, from the seconds of the same round.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -17,31 +21,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from attriscope import attribution, metrics
 from attriscope.cli.models import load
 from torch import Tensor, nn
 
+from . import peers
+from .row import SETTINGS, Row
+
 SIZES = (1, 2, 4, 8, 16)
 LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
-
-
-@dataclass
-class Row:
-    """One thing to time."""
-
-    name: str
-    family: str
-    run: Callable[[], Any]
-    forwards: int
-    backwards: int = 0
-    peer: str = ""
-    ratios: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+IMAGES = {"saliency": 16, "input_x_gradient": 16, "grad_cam": 16}
 
 
 def once(engine: nn.Module, batch: Tensor, *, gradient: bool) -> None:
@@ -83,47 +75,55 @@ class Limit:
             batch = x[:1].expand(size, -1, -1, -1).contiguous(memory_format=LAYOUTS[layout])
             self.best.append((batch, times[size, layout], f"{size}, {layout}"))
         self.seconds = self.spent = 0.0
+        self.images = 0
+
+    def beat(self, n: int, *, gradient: bool) -> None:
+        """Run as many bare images as the row just ran, or nearly so."""
+        batch = self.best[gradient][0]
+        times = max(1, round(n / len(batch)))
+        start = time.perf_counter()
+        for _ in range(times):
+            once(self.engines[gradient], batch, gradient=gradient)
+        took = time.perf_counter() - start
+        self.images += n
+        self.spent += took
+        self.seconds += took * n / (times * len(batch))
 
     @contextlib.contextmanager
-    def beside(self, watched: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-        """Run bare images after every call of these modules; a module is watched for its gradients or its forwards."""
+    def beside(self, watched: "list[tuple[nn.Module, bool]] | attribution.Model") -> Iterator[None]:
+        """Run bare images after every call of these modules; a module is watched for its gradients or its forwards.
+
+        A compiled network has no modules to watch, so a model may stand here, for its forwards: it tells how many.
+        """
         self.seconds = self.spent = 0.0
-
-        def hook(gradient: bool, out: Tensor) -> None:
-            batch = self.best[gradient][0]
-            times = max(1, round(len(out) / len(batch)))
-            start = time.perf_counter()
-            for _ in range(times):
-                once(self.engines[gradient], batch, gradient=gradient)
-            took = time.perf_counter() - start
-            self.spent += took
-            self.seconds += took * len(out) / (times * len(batch))
-
-        handles = [m.register_forward_hook(lambda _m, _i, out, g=g: hook(g, out)) for m, g in watched]
-        try:
+        self.images = 0
+        with contextlib.ExitStack() as stack:
+            if isinstance(watched, attribution.Model):
+                stack.enter_context(watched.listen(functools.partial(self.beat, gradient=False)))
+            else:
+                for module, gradient in watched:
+                    hook = lambda _m, _i, out, g=gradient: self.beat(len(out), gradient=g)  # noqa: E731
+                    stack.callback(module.register_forward_hook(hook).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-def rows(model: attribution.Model, images: Tensor, *, family: str | None, peers: bool) -> list[Row]:
-    """Every method and metric that takes long enough to be timed, and Captum where it has the same."""
-    one = images[:1]
-    settings: dict[str, dict[str, Any]] = {"rise": {"masks": 400}, "sobol": {"designs": 8}}
-    batch = {"saliency": 16, "input_x_gradient": 16, "grad_cam": 16}
+def rows(
+    model: attribution.Model,
+    images: Tensor,
+    *,
+    family: str | None,
+    others: bool,
+    compiled: dict[str, attribution.Model],
+) -> list[Row]:
+    """Every method and metric that takes long enough to be timed, and other libraries where they have the same."""
     found: list[Row] = []
     for name in attribution.available(model=model):
-        facts = attribution.describe(name)
-        method = attribution.create(name, model, **settings.get(name, {}))
-        n = batch.get(name, 1)
-        x = images[torch.arange(n) % len(images)]
-        cost = method.cost((3, 224, 224), **method.params)
-        label = f"{name} ({', '.join(f'{k}={v}' for k, v in settings.get(name, {}).items()) or 'defaults'}, {n} img)"
-        run = lambda method=method, x=x: method.attribute(x, target=0)  # noqa: E731
-        found.append(Row(label, facts["family"], run, cost.forwards * n, cost.backwards * n))
+        found.append(ours(name, model, images))
+        for backend, other in compiled.items():
+            if found[-1].family == "perturbation" and name in attribution.available(model=other):
+                found.append(ours(name, other, images, backend=backend))
+    one, four = images[:1], images[torch.arange(4) % len(images)]
     maps = torch.rand(4, 1, 224, 224)
-    four = images[torch.arange(4) % len(images)]
     for name in metrics.available():
         metric = metrics.create(name)
         run = lambda metric=metric: metric.score(model, four, maps, target=0)  # noqa: E731
@@ -131,13 +131,42 @@ def rows(model: attribution.Model, images: Tensor, *, family: str | None, peers:
         exact = metrics.create(name, preset="rise")
         run = lambda exact=exact: exact.score(model, one, maps[:1], target=0)  # noqa: E731
         found.append(Row(f"{name} (224 steps, 1 img)", "metrics", run, exact.cost()))
-    if peers:
+    if others:
         found += captum_rows(model, images)
-    return [r for r in found if family is None or r.family == family]
+        if family in {None, "perturbation"}:  # they take long to import
+            found += peers.rows(model, images)
+    found = [r for r in found if family is None or r.family == family]
+    place = {r.method: i for i, r in reversed(list(enumerate(found))) if r.method}
+    # what is compared is timed side by side, and what has nothing to be compared with stays where it was
+    order = sorted(range(len(found)), key=lambda i: place.get(found[i].method, i))
+    return [found[i] for i in order]
+
+
+def ours(name: str, model: attribution.Model, images: Tensor, *, backend: str = "") -> Row:
+    """One of our methods; how many evaluations it takes is counted while it warms up, since some depend on the image."""
+    n = IMAGES.get(name, 1)
+    x = images[torch.arange(n) % len(images)]
+    options = SETTINGS.get(name, {})
+    method = attribution.create(name, model, **options)
+    label = f"{name} ({', '.join(f'{k}={v}' for k, v in options.items()) or 'defaults'}, {n} img"
+    row = Row(
+        label + (f", {backend})" if backend else ")"),
+        attribution.describe(name)["family"],
+        lambda: method.attribute(x, target=0),
+        method=name,
+        backend=backend,
+    )
+
+    def warm() -> None:
+        explained = method.explain(x, target=0)
+        row.forwards, row.backwards = int(explained.forwards.sum()), int(explained.backwards.sum())
+
+    row.warm = warm
+    return row
 
 
 def captum_rows(model: attribution.Model, images: Tensor) -> list[Row]:
-    """The same by Captum, on the network as a user has it."""
+    """Gradients, paths and class activation maps by Captum, on the network as a user has it."""
     from captum import attr
 
     network = model.network
@@ -145,89 +174,94 @@ def captum_rows(model: attribution.Model, images: Tensor) -> list[Row]:
     network.eval()
     scale, shift = torch.tensor(model.std), torch.tensor(model.mean)
     x = (images - shift[:, None, None]) / scale[:, None, None]
-    one = x[:1]
-    many = x[torch.arange(16) % len(x)]
-    window: dict[str, Any] = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "target": 0}
+    one, many = x[:1], x[torch.arange(16) % len(x)]
+    path, cam = attr.IntegratedGradients(network), attr.LayerGradCam(network, network.get_submodule("_conv_head"))
+    row = functools.partial(Row, peer="captum")
     return [
-        Row(
+        row(
             "IntegratedGradients (defaults)",
             "path",
-            lambda: attr.IntegratedGradients(network).attribute(one, target=0),
-            52,
-            50,
-            "captum",
+            lambda: path.attribute(one, target=0),
+            backwards=50,
+            method="integrated_gradients",
         ),
-        Row(
+        row(
             "IntegratedGradients (batch of 4)",
             "path",
-            lambda: attr.IntegratedGradients(network).attribute(one, target=0, internal_batch_size=4),
-            52,
-            50,
-            "captum",
+            lambda: path.attribute(one, target=0, internal_batch_size=4),
+            backwards=50,
+            method="integrated_gradients",
         ),
-        Row(
-            "Occlusion (defaults)",
-            "perturbation",
-            lambda: attr.Occlusion(network).attribute(one, **window),
-            170,
-            0,
-            "captum",
+        row(
+            "Saliency (16 img)",
+            "gradient",
+            lambda: attr.Saliency(network).attribute(many, target=0),
+            backwards=16,
+            method="saliency",
         ),
-        Row(
-            "Occlusion (batch of 16)",
-            "perturbation",
-            lambda: attr.Occlusion(network).attribute(one, perturbations_per_eval=16, **window),
-            170,
-            0,
-            "captum",
-        ),
-        Row(
-            "Saliency (16 img)", "gradient", lambda: attr.Saliency(network).attribute(many, target=0), 16, 16, "captum"
-        ),
-        Row(
+        row(
             "InputXGradient (16 img)",
             "gradient",
             lambda: attr.InputXGradient(network).attribute(many, target=0),
-            16,
-            16,
-            "captum",
+            backwards=16,
+            method="input_x_gradient",
         ),
-        Row(
+        row(
             "LayerGradCam (16 img)",
             "cam",
-            lambda: attr.LayerGradCam(network, network.get_submodule("_conv_head")).attribute(many, target=0),
-            16,
-            16,
-            "captum",
+            lambda: cam.attribute(many, target=0),
+            backwards=16,
+            method="grad_cam",
         ),
     ]
 
 
-def measure(found: list[Row], model: attribution.Model, images: Tensor, rounds: int) -> Limit:
-    """Time all rows in turn."""
-    for row in found:
-        if not row.peer:
-            row.run()  # batch sizes are learnt here
+def measure(
+    found: list[Row], model: attribution.Model, images: Tensor, rounds: int, compiled: dict[str, attribution.Model]
+) -> Limit:
+    """Time all rows in turn. A peer that fails is left out, and its row taken away."""
+    for row in list(found):
+        with left_out(row, found):
+            if row.warm is not None:
+                row.warm()
+            elif not row.peer:
+                row.run()  # batch sizes are learnt here
     limit = Limit(model, images)
     forward, gradient = limit.engines
     trunk = model.split(model.auto_layer())[0]._engines  # noqa: SLF001
     network = model.network
     assert isinstance(network, nn.Module)
     for turn in range(rounds):
-        for row in found:
-            watched: list[tuple[nn.Module, bool]] = [(forward, False), (gradient, True)]
+        for row in list(found):
+            watched: list[tuple[nn.Module, bool]] | attribution.Model = [(forward, False), (gradient, True)]
             if row.family == "cam" and trunk is not None:
                 watched = [(m, False) for m in trunk[:1] if isinstance(m, nn.Module)]
             if row.peer:
                 watched = [(network, row.backwards > 0 and row.family != "cam")]
-            with limit.beside(watched):
+            elif row.backend:
+                watched = compiled[row.backend]
+            with left_out(row, found), limit.beside(watched):
                 start = time.perf_counter()
                 row.run()
                 seconds = time.perf_counter() - start - limit.spent
-            row.seconds.append(seconds)
-            row.ratios.append(seconds / limit.seconds)
-            print(f"round {turn + 1}/{rounds} {row.peer} {row.name}: {row.ratios[-1]:.2f}", file=sys.stderr)
+                if row.peer:
+                    row.forwards = limit.images
+                row.seconds.append(seconds)
+                row.ratios.append(seconds / limit.seconds)
+                print(f"round {turn + 1}/{rounds} {row.peer} {row.name}: {row.ratios[-1]:.2f}", file=sys.stderr)
     return limit
+
+
+@contextlib.contextmanager
+def left_out(row: Row, found: list[Row]) -> Iterator[None]:
+    """Go on without a peer that fails; ours may not."""
+    try:
+        yield
+    except Exception as error:
+        if not row.peer:
+            raise
+        peers.say(f"{row.peer} {row.name}", error)
+        found.remove(row)
 
 
 def table(found: list[Row]) -> str:
@@ -240,6 +274,36 @@ def table(found: list[Row]) -> str:
             f"| **{statistics.median(row.ratios):.2f}** | {min(row.ratios):.2f} to {max(row.ratios):.2f} |"
         )
     return "\n".join(lines)
+
+
+def faster(found: list[Row]) -> str:
+    """How many times faster ours is than each peer, and with a compiled network than with torch, as Markdown.
+
+    Evaluations differ where a method needs fewer for the same map, or a peer runs more than was asked for, so the seconds of
+    a round are compared for each evaluation, and once more for the whole map. Where other work on the machine slows one of
+    two rows, seconds mislead; what is said of the limits, which were timed inside each row, then holds better.
+    """
+    lines = [
+        "| method | than | evaluations | seconds | times faster per evaluation | lowest and highest | per map | by limits |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    plain = {r.method: r for r in found if r.method and not r.peer and not r.backend}
+    for row in found:
+        other = plain.get(row.method)
+        if other is None or row is other:
+            continue
+        quick, slow = (other, row) if row.peer else (row, other)
+        maps = [s / q for s, q in zip(slow.seconds, quick.seconds, strict=True)]
+        times = [m * quick.evaluations / slow.evaluations for m in maps]
+        limits = [s / q for s, q in zip(slow.ratios, quick.ratios, strict=True)]
+        lines.append(
+            f"| {quick.name} | {f'{slow.peer} {slow.name}' if slow.peer else 'the same on torch'} "
+            f"| {quick.evaluations}, {slow.evaluations} "
+            f"| {statistics.median(quick.seconds):.2f}, {statistics.median(slow.seconds):.2f} "
+            f"| **{statistics.median(times):.2f}** | {min(times):.2f} to {max(times):.2f} "
+            f"| {statistics.median(maps):.2f} | {statistics.median(limits):.2f} |"
+        )
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def peak(masks: int) -> float:
@@ -288,7 +352,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often every row is timed")
     parser.add_argument("--family", help="only this family: gradient, path, cam, perturbation, metrics")
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave Captum out")
+    parser.add_argument(
+        "--peers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="other libraries too, those of benchmarks/requirements-peers.txt as far as they are installed",
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        default=[],
+        choices=("onnx", "openvino"),
+        help="perturbation methods also with the network compiled by this; may be given twice",
+    )
     parser.add_argument(
         "--memory", action="store_true", help="RISE's peak memory with 100 and with 8000 masks, instead"
     )
@@ -304,9 +380,16 @@ def main() -> None:
     torch.manual_seed(0)
     model = load("demo").model
     images = torch.rand(16, 3, 224, 224)
-    found = rows(model, images, family=options.family, peers=options.peers)
-    limit = measure(found, model, images, options.rounds)
+    compiled = {
+        name: attribution.Model(model.network, mean=model.mean, std=model.std, backend=name) for name in options.backend
+    }
+    found = rows(model, images, family=options.family, others=options.peers, compiled=compiled)
+    limit = measure(found, model, images, options.rounds, compiled)
     print(table(found))
+    if comparison := faster(found):
+        print(f"\n{comparison}")
+    if peers.SKIPPED:
+        print("\nleft out: " + "; ".join(f"{what} ({why})" for what, why in peers.SKIPPED.items()))
     (_, forward, at), (_, both, both_at) = limit.best
     print(
         f"\nbest bare times per image: {1e3 * forward:.1f} ms forward (batch of {at}), {1e3 * both:.1f} ms with input "
