@@ -1,6 +1,6 @@
 """Attribution methods by name, behind one interface, on any model."""
 
-from . import baselines, designs, games, masking, regions, targets
+from . import baselines, designs, games, masking, regions, targets, trees
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -12,6 +12,7 @@ from .model import Model
 from .path.integrated_gradients import IntegratedGradients
 from .perturbation.occlusion import Occlusion
 from .perturbation.rise import RISE
+from .perturbation.shap_bpt import ShapBPT
 from .perturbation.sobol import Sobol
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "masking",
     "regions",
     "targets",
+    "trees",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
@@ -42,5 +44,6 @@ __all__ = [
     "Occlusion",
     "RISE",
     "Saliency",
+    "ShapBPT",
     "Sobol",
 ]
