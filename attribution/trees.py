@@ -87,8 +87,8 @@ def _of_image(image: tuple[bytes, tuple[int, ...]], leaves: int) -> Tree:
         labels = np.arange(height * width).reshape(height, width)
     else:
         labels = regions._superpixels("slic", image, leaves).numpy()
-    # in the 256 steps of eight bits, which the ranges' `+ 1` is one of
-    colours = rgb2lab(pixels) * [2.55, 1.0, 1.0] if channels == 3 else pixels * 255.0
+    # in steps of eight bits, one of which `merge` adds to every range
+    colours = rgb2lab(pixels) * [255 / 100, 255 / 256, 255 / 256] if channels == 3 else pixels * 255.0
     return merge(labels, colours.astype(np.float64))
 
 

@@ -167,7 +167,7 @@ class _Search:
     at_most=True,
     samples="evaluations",
     kinds=("image", "table", "tokens"),
-    small={"evaluations": 200},
+    small={"evaluations": 100},
     paper="Rashid, Amparore, Ferrari and Verda 2026, arXiv:2602.07047, the Owen formula on a binary partition tree",
 )
 class ShapBPT(Attributor):
