@@ -1,6 +1,6 @@
 """Attribution methods by name, behind one interface, on any model."""
 
-from . import baselines, designs, games, masking, regions, targets
+from . import baselines, designs, games, masking, regions, targets, trees
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -15,6 +15,7 @@ from .perturbation.kernel_shap import KernelSHAP
 from .perturbation.lime import LIME
 from .perturbation.occlusion import Occlusion
 from .perturbation.rise import RISE
+from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 
@@ -38,6 +39,7 @@ __all__ = [
     "masking",
     "regions",
     "targets",
+    "trees",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
@@ -49,6 +51,7 @@ __all__ = [
     "Occlusion",
     "RISE",
     "Saliency",
+    "ShapBPT",
     "ShapleySampling",
     "Sobol",
 ]

@@ -362,7 +362,7 @@ def available(
 
     Example:
         >>> available("perturbation/*", stochastic=False)
-        ['occlusion']
+        ['occlusion', 'shap_bpt']
     """
     names = REGISTRY.names(pattern, **tags)
     if model is None:
