@@ -10,6 +10,7 @@ from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .model import Model
 from .path.integrated_gradients import IntegratedGradients
+from .perturbation.hsic import HSIC
 from .perturbation.occlusion import Occlusion
 from .perturbation.rise import RISE
 from .perturbation.sobol import Sobol
@@ -37,6 +38,7 @@ __all__ = [
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "HSIC",
     "InputXGradient",
     "IntegratedGradients",
     "Occlusion",
