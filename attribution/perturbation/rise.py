@@ -301,7 +301,7 @@ class RISE(Attributor):
 
     Args:
         output: Which score; the paper takes the probability.
-        masks: How many masks; the paper takes 4000 to 8000. With a tolerance the most.
+        masks: How many masks; the paper takes 4000 to 8000.
         grid: Cells per side of a mask's grid.
         keep: The probability that a cell is shown.
         normalize: Divide by the sum of the masks at each pixel ("sum": a weighted mean, lower variance), by their
@@ -313,8 +313,8 @@ class RISE(Attributor):
             noise as the control variate, and all that cells do in pairs; but of what they do alone both masks say the same,
             so that where a score is nearly linear the control variate by itself does better.
         tolerance: Stops an image, after a multiple of 200 masks, when the half-width of the 95% interval is at most this
-            part of the map's range at every pixel; `None`: all masks. Each image decides for itself. As it stops when the
-            interval happens to be small, the interval at that moment is a little too short.
+            part of the map's range at every pixel; `masks` is then the most. `None`: all masks. Each image decides for
+            itself. As it stops when the interval happens to be small, that interval is a little too short.
         classes: "all" makes the map of every class of the same evaluations, in `details["classes"]`: for 1000 classes
             200 MB for each image of 224 x 224.
         baseline: What is seen where a mask is dark; the paper's zero is the mean colour.

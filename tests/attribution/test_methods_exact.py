@@ -382,6 +382,88 @@ def test_occlusion_of_a_product():
     np.testing.assert_allclose(found.details["falls"][0].numpy(), [[score, 0], [0, score]], atol=1e-12)
 
 
+@pytest.mark.parametrize(("window", "stride"), [((3, 5), (2, 4)), ((4, 2), 2), ((2, 9), (1, 3)), (4, (3, 1))])
+def test_occlusion_with_rectangles_is_captums(networks, images, window, stride):
+    network, x = networks.cnn().double(), images(2, height=10, width=7, dtype=torch.float64)
+    made = attribution.create("occlusion", network, window=window, stride=stride, baseline=0.25)
+    sizes = [(n, n) if isinstance(n, int) else n for n in (window, stride)]
+    sizes[0] = (sizes[0][0], min(sizes[0][1], 7))  # captum's windows must fit
+    wanted = captum.Occlusion(network).attribute(
+        x, (3, *sizes[0]), (3, *sizes[1]), 0.25, target=torch.tensor([1, 3]), perturbations_per_eval=16
+    )
+    found = made.explain(x, [1, 3])
+    close(found.maps, wanted[:, :1], 1e-6)  # captum divides by float32 counts
+    assert found.forwards.tolist() == [made.cost((3, 10, 7), **made.params).forwards] * 2
+
+
+@pytest.mark.parametrize("size", [(3,), (3, 4, 5), (0, 2), (2, -1), (2.0, 2), (True, 2)])
+@pytest.mark.parametrize("name", ["window", "stride"])
+def test_a_size_is_one_number_or_two(networks, size, name):
+    with pytest.raises(ValueError, match=rf"{name}=\(.*give pixels, or \(height, width\)"):
+        attribution.create("occlusion", networks.cnn(), **{name: size})
+
+
+def test_occlusion_of_a_table_and_of_tokens():
+    weight = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.float64)
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table = Model(lambda x: (x @ weight)[:, None] + 5, kind="table", bounds=None)
+    found = attribution.create("occlusion", table, baseline=0.25).explain(x, 0)
+    close(found.maps, weight * (x - 0.25), FINE)
+    assert found.forwards.tolist() == [5] * 3
+    tokens = Model(lambda x: (x.sum(2) @ weight)[:, None] + 5, kind="tokens", bounds=None)
+    x = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = attribution.create("occlusion", tokens, baseline=x * 0.5).explain(x, 0)
+    close(found.details["falls"], weight * x.sum(2) / 2, FINE)
+    assert found.maps.shape == x.shape
+    assert found.forwards.tolist() == [5] * 3
+    one = Model(lambda x: x * 2, kind="table", bounds=None)
+    close(attribution.create("occlusion", one, baseline=0.0).attribute(x[:, :1, 0], 0), 2 * x[:, :1, 0], FINE)
+
+
+def test_the_clean_image_is_paid_once_by_all_who_share_it(networks, images):
+    x, model = images(2), Model(networks.cnn())
+    labels = attribution.regions.grid(8, 8, 2, 2).expand(2, -1, -1)
+    target = model.resolve(x, [0, 3])
+
+    def game():
+        baseline = attribution.baselines.make("mean", x, model)
+        return attribution.games.Game(model, x, baseline, labels, target, output="logit")
+
+    made = attribution.create("occlusion", model, window=4, stride=4)
+    finer = attribution.create("occlusion", model, window=4, stride=2)
+    wanted = made.attribute(x, target)
+    for first in (True, False):
+        with model.sharing():
+            before = model.forwards
+            if first:
+                game().ends()
+            found = made.explain(x, target)
+            if not first:
+                game().ends()
+            assert model.forwards - before == 2 * (4 + 2)  # windows, the whole and the empty image
+            assert found.forwards.tolist() == [5, 5]  # as if run alone
+            torch.testing.assert_close(found.maps, wanted)
+            made.attribute(x, target)
+            assert model.forwards - before == 2 * (4 + 2)
+            finer.attribute(x, target)
+            assert model.forwards - before == 2 * (4 + 2 + 9)
+
+
+def test_without_sharing_clean_and_covered_are_one_stream(networks, images):
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.sum((1, 2, 3))[:, None]
+
+    x, model = images(3), Model(Counting(), batch_size=5, fast=False)
+    target = model.resolve(x, 0)
+    seen.clear()
+    attribution.create("occlusion", model, window=4, stride=4).attribute(x, target)
+    assert seen == [5, 5, 5]
+
+
 # -- grad-cam ----------------------------------------------------------------------------------------------------------
 
 
