@@ -203,7 +203,7 @@ def _check_pairs(coalitions: Tensor, sampler: str) -> None:
     if apart < together.shape[1]:
         raise ValueError(
             f"hsic: interactions=True with {count} {sampler} designs tells {apart} of {together.shape[1]} cells and pairs "
-            "of cells apart: take sampler='mc', a coarser grid or more designs"
+            f"of cells apart: take {'' if sampler == 'mc' else 'sampler=' + repr('mc') + ', '}more designs or a coarser grid"
         )
 
 

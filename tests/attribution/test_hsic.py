@@ -341,6 +341,8 @@ def test_interactions_need_pairs_that_are_kept_apart(networks, images):
     x = images(1, height=16, width=16)
     with pytest.raises(ValueError, match=r"318 of 2080 cells and pairs.*take sampler='mc'"):
         attribution.create("hsic", networks.cnn(), interactions=True).attribute(x, 0)
+    with pytest.raises(ValueError, match=r"8 mc designs.*take more designs"):
+        attribution.create("hsic", networks.cnn(), interactions=True, sampler="mc", designs=8).attribute(x, 0)
     made = attribution.create("hsic", networks.cnn(), sampler="mc", designs=128, interactions=True, grid=5)
     assert made.explain(x, 0).details["interactions"].shape == (1, 25, 25)
 
