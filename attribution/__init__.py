@@ -11,6 +11,7 @@ from .gradient.saliency import Saliency
 from .model import Model
 from .path.integrated_gradients import IntegratedGradients
 from .perturbation.feature_ablation import FeatureAblation
+from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
 from .perturbation.lime import LIME
 from .perturbation.occlusion import Occlusion
@@ -44,6 +45,7 @@ __all__ = [
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "HSIC",
     "InputXGradient",
     "IntegratedGradients",
     "KernelSHAP",

@@ -1,6 +1,6 @@
 """Occlusion: how far the score falls when a window is covered."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -8,8 +8,11 @@ from torch import Tensor
 from .. import baselines, masking
 from .._parameters import Count
 from ..attributor import Attributor, Computed, register
+from ..games import Game
 from ..model import Model
 from ..targets import Output, Target
+
+Size: TypeAlias = Count | tuple[int, int]
 
 
 def positions(length: int, window: int, stride: int) -> list[int]:
@@ -22,8 +25,18 @@ def positions(length: int, window: int, stride: int) -> list[int]:
     return [i * stride for i in range(-(-max(length - window, 0) // stride) + 1)]
 
 
+def pair(size: Size) -> tuple[int, int]:
+    """Height and width of a square or of a rectangle.
+
+    Example:
+        >>> pair(4), pair((2, 3))
+        ((4, 4), (2, 3))
+    """
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def occlusion(
-    model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, window: int, stride: int, output: Output
+    model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, window: Size, stride: Size, output: Output
 ) -> tuple[Tensor, Tensor]:
     """The fall of the score under every window, averaged over the windows that cover a pixel.
 
@@ -32,27 +45,42 @@ def occlusion(
         inputs: `(N, C, H, W)`.
         baseline: What a window is filled with, broadcastable to the inputs.
         target: Frozen, one row per image.
-        window: Side of the square in pixels.
-        stride: Pixels between windows, at most `window`.
+        window: Side of the square in pixels, or height and width.
+        stride: Pixels between windows, at most `window`; likewise.
         output: Which score.
 
     Returns:
         The map `(N, 1, H, W)` and the falls `(N, rows, columns)`.
     """
-    height, width = inputs.shape[2:]
-    tops, lefts = positions(height, window, stride), positions(width, window, stride)
+    size, steps = pair(window), pair(stride)
+    tops, lefts = (positions(n, w, s) for n, w, s in zip(inputs.shape[2:], size, steps, strict=True))
     corners = [(top, left) for top in tops for left in lefts]
-    todo = masking.Evaluations(model, target, output=output)
-    clean = todo.ask(masking.Clean(inputs))
-    covered = todo.ask(masking.Windows(inputs, baseline, corners, (window, window)))
-    todo.run()
-    falls = (clean() - covered()).to(inputs).reshape(len(inputs), len(tops), len(lefts))
+    whole, cut = masking.Clean(inputs), masking.Windows(inputs, baseline, corners, size)
+    if model.shared is None:  # one stream
+        todo = masking.Evaluations(model, target, output=output)
+        tickets = todo.ask(whole), todo.ask(cut)
+        todo.run()
+        clean, covered = (ticket() for ticket in tickets)
+    else:  # others know the clean image, or will want to
+        clean = masking.evaluate(whole, model, target, output=output, key="clean")
+        covered = masking.evaluate(cut, model, target, output=output, key=("occlusion", size, steps))
+    falls = (clean - covered).to(inputs).reshape(len(inputs), len(tops), len(lefts))
     # each pixel's mean over its windows, as two matrix products: which windows cover which row and which column
-    rows = _cover(tops, window, height).to(falls)
-    columns = _cover(lefts, window, width).to(falls)
+    rows = _cover(tops, size[0], inputs.shape[2]).to(falls)
+    columns = _cover(lefts, size[1], inputs.shape[3]).to(falls)
     total = rows @ falls @ columns.T
     number = rows.sum(1)[:, None] * columns.sum(1)[None, :]
     return (total / number)[:, None], falls
+
+
+def leave_one_out(model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, output: Output) -> Tensor:
+    """The fall of the score without each column of a table, or each token, `(N, F)` or `(N, T)`; arguments as above."""
+    labels = torch.arange(inputs.shape[1], device=inputs.device).expand(len(inputs), -1)
+    game = Game(model, inputs, baseline, labels, target, output=output)
+    cells = inputs.shape[1]
+    kept = torch.cat([torch.ones(1, cells, dtype=torch.bool), ~torch.eye(cells, dtype=torch.bool)])
+    scores = torch.stack(game.values([kept] * len(inputs)))
+    return (scores[:, :1] - scores[:, 1:]).to(inputs)
 
 
 def _cover(starts: list[int], window: int, length: int) -> Tensor:
@@ -65,6 +93,7 @@ def _cover(starts: list[int], window: int, length: int) -> Tensor:
     "occlusion",
     family="perturbation",
     granularity="cell",
+    kinds=("image", "table", "tokens"),
     small={"window": 4, "stride": 2},
     paper="Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2",
 )
@@ -74,15 +103,17 @@ class Occlusion(Attributor):
     Each pixel gets the mean over the windows that cover it, so the map is no sharper than a window, and things that are
     larger than the window, or that stand in for each other, look unimportant.
 
+    In tables one column is covered at a time, in tokens one token; window and stride are for images.
+
     Args:
         output: Which score.
-        window: Side of the covered square, in pixels; cut to the image.
-        stride: Pixels between windows.
+        window: Side of the covered square, in pixels, or (height, width); cut to the image.
+        stride: Pixels between windows, or (down, across).
         baseline: What covers: "zero", "black", "white", "mean", "blur", "noise", a number, a tensor or a callable.
 
     Returns:
         `(N, 1, H, W)`, signed, in the unit of the score; `details["falls"]` is the score's fall at every window,
-        `(N, rows, columns)`.
+        `(N, rows, columns)`. For tables and tokens the falls are the map, `(N, F)` and `(N, T)`.
 
     Example:
         >>> import torch
@@ -92,18 +123,24 @@ class Occlusion(Attributor):
         torch.Size([1, 1, 4, 4])
     """
 
-    window: Count = 32
-    stride: Count = 16
+    window: Size = 32
+    stride: Size = 16
     baseline: baselines.Baseline = "mean"
 
     def validate(self) -> None:
-        """Windows must not leave gaps."""
-        if self.stride > self.window:
+        """Sizes are one whole number or two, and windows must not leave gaps."""
+        for name, size in (("window", self.window), ("stride", self.stride)):
+            if not isinstance(size, int) and (len(size) != 2 or not all(type(s) is int and s >= 1 for s in size)):
+                raise ValueError(f"occlusion: {name}={size!r}: give pixels, or (height, width), each at least 1")
+        if any(s > w for s, w in zip(pair(self.stride), pair(self.window), strict=True)):
             raise ValueError(f"occlusion: stride={self.stride} leaves gaps between windows of {self.window} pixels")
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
-        """Maps `(N, 1, H, W)`."""
+        """Maps `(N, 1, H, W)`, `(N, F)` or `(N, T)`."""
         fill = baselines.make(self.baseline, inputs, self.model)
+        if inputs.ndim != 4:
+            falls = leave_one_out(self.model, inputs, fill, target, output=self.output)
+            return Computed(falls, {"falls": falls})
         maps, falls = occlusion(
             self.model, inputs, fill, target, window=self.window, stride=self.stride, output=self.output
         )
@@ -111,5 +148,8 @@ class Occlusion(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        rows, columns = (len(positions(length, options.window, options.stride)) for length in shape[-2:])
+        if len(shape) != 3:
+            return 1 + shape[0], 0
+        sizes = zip(shape[1:], pair(options.window), pair(options.stride), strict=True)
+        rows, columns = (len(positions(*one)) for one in sizes)
         return 1 + rows * columns, 0

@@ -19,6 +19,7 @@ SMALL = {
     "integrated_gradients": {"steps": 5},
     "grad_cam": {},
     "occlusion": {"window": 4, "stride": 2},
+    "hsic": {"grid": 3, "designs": 16, "permutations": 9},
     "rise": {"masks": 30, "grid": 3},
     "sobol": {"grid": 3, "designs": 4},
 }
@@ -41,6 +42,10 @@ def test_the_constructor_stores_its_arguments_as_they_are(networks):
         "grid": 7,
         "keep": 0.3,
         "normalize": "sum",
+        "control_variate": False,
+        "antithetic": False,
+        "tolerance": None,
+        "classes": "target",
         "baseline": baseline,
         "seed": 0,
     }
@@ -375,13 +380,13 @@ def test_no_explanation_of_what_is_not_finite(networks, images):
         attribution.create("occlusion", Model(Bad(), fast=False), window=4, stride=4).attribute(x, 0)
 
 
-@pytest.mark.parametrize("name", ["rise", "sobol", "occlusion", "grad_cam"])
+@pytest.mark.parametrize("name", ["sobol", "grad_cam"])
 def test_methods_of_images_refuse_tables(networks, name):
     with pytest.raises(ValueError, match=r"does not run on this model|explains"):
         make(name, Model(nn.Linear(4, 2), kind="table"))
 
 
-@pytest.mark.parametrize("name", ["saliency", "input_x_gradient", "integrated_gradients"])
+@pytest.mark.parametrize("name", ["saliency", "input_x_gradient", "integrated_gradients", "hsic", "occlusion", "rise"])
 @pytest.mark.parametrize(("kind", "shape"), [("table", (3, 4)), ("tokens", (3, 5, 4))])
 def test_tables_and_tokens_give_their_own_shape(name, kind, shape):
     network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape[1:])), 2))

@@ -10,10 +10,8 @@ from attriscope.attribution import Model
 from attriscope.attribution.cam.grad_cam import grad_cam
 from attriscope.attribution.path.integrated_gradients import nodes
 from attriscope.attribution.perturbation.occlusion import positions
-from attriscope.attribution.perturbation.rise import MaskBank, enlargement
 from attriscope.attribution.perturbation.sobol import Replicated, design, total_order
 from captum import attr as captum
-from skimage.transform import resize as skimage_resize
 from torch import nn
 
 # float32 on networks of a few layers, ours through a folded copy: some ulp of 6e-8 at the largest value
@@ -384,6 +382,88 @@ def test_occlusion_of_a_product():
     np.testing.assert_allclose(found.details["falls"][0].numpy(), [[score, 0], [0, score]], atol=1e-12)
 
 
+@pytest.mark.parametrize(("window", "stride"), [((3, 5), (2, 4)), ((4, 2), 2), ((2, 9), (1, 3)), (4, (3, 1))])
+def test_occlusion_with_rectangles_is_captums(networks, images, window, stride):
+    network, x = networks.cnn().double(), images(2, height=10, width=7, dtype=torch.float64)
+    made = attribution.create("occlusion", network, window=window, stride=stride, baseline=0.25)
+    sizes = [(n, n) if isinstance(n, int) else n for n in (window, stride)]
+    sizes[0] = (sizes[0][0], min(sizes[0][1], 7))  # captum's windows must fit
+    wanted = captum.Occlusion(network).attribute(
+        x, (3, *sizes[0]), (3, *sizes[1]), 0.25, target=torch.tensor([1, 3]), perturbations_per_eval=16
+    )
+    found = made.explain(x, [1, 3])
+    close(found.maps, wanted[:, :1], 1e-6)  # captum divides by float32 counts
+    assert found.forwards.tolist() == [made.cost((3, 10, 7), **made.params).forwards] * 2
+
+
+@pytest.mark.parametrize("size", [(3,), (3, 4, 5), (0, 2), (2, -1), (2.0, 2), (True, 2)])
+@pytest.mark.parametrize("name", ["window", "stride"])
+def test_a_size_is_one_number_or_two(networks, size, name):
+    with pytest.raises(ValueError, match=rf"{name}=\(.*give pixels, or \(height, width\)"):
+        attribution.create("occlusion", networks.cnn(), **{name: size})
+
+
+def test_occlusion_of_a_table_and_of_tokens():
+    weight = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.float64)
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table = Model(lambda x: (x @ weight)[:, None] + 5, kind="table", bounds=None)
+    found = attribution.create("occlusion", table, baseline=0.25).explain(x, 0)
+    close(found.maps, weight * (x - 0.25), FINE)
+    assert found.forwards.tolist() == [5] * 3
+    tokens = Model(lambda x: (x.sum(2) @ weight)[:, None] + 5, kind="tokens", bounds=None)
+    x = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = attribution.create("occlusion", tokens, baseline=x * 0.5).explain(x, 0)
+    close(found.details["falls"], weight * x.sum(2) / 2, FINE)
+    assert found.maps.shape == x.shape
+    assert found.forwards.tolist() == [5] * 3
+    one = Model(lambda x: x * 2, kind="table", bounds=None)
+    close(attribution.create("occlusion", one, baseline=0.0).attribute(x[:, :1, 0], 0), 2 * x[:, :1, 0], FINE)
+
+
+def test_the_clean_image_is_paid_once_by_all_who_share_it(networks, images):
+    x, model = images(2), Model(networks.cnn())
+    labels = attribution.regions.grid(8, 8, 2, 2).expand(2, -1, -1)
+    target = model.resolve(x, [0, 3])
+
+    def game():
+        baseline = attribution.baselines.make("mean", x, model)
+        return attribution.games.Game(model, x, baseline, labels, target, output="logit")
+
+    made = attribution.create("occlusion", model, window=4, stride=4)
+    finer = attribution.create("occlusion", model, window=4, stride=2)
+    wanted = made.attribute(x, target)
+    for first in (True, False):
+        with model.sharing():
+            before = model.forwards
+            if first:
+                game().ends()
+            found = made.explain(x, target)
+            if not first:
+                game().ends()
+            assert model.forwards - before == 2 * (4 + 2)  # windows, the whole and the empty image
+            assert found.forwards.tolist() == [5, 5]  # as if run alone
+            torch.testing.assert_close(found.maps, wanted)
+            made.attribute(x, target)
+            assert model.forwards - before == 2 * (4 + 2)
+            finer.attribute(x, target)
+            assert model.forwards - before == 2 * (4 + 2 + 9)
+
+
+def test_without_sharing_clean_and_covered_are_one_stream(networks, images):
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x.sum((1, 2, 3))[:, None]
+
+    x, model = images(3), Model(Counting(), batch_size=5, fast=False)
+    target = model.resolve(x, 0)
+    seen.clear()
+    attribution.create("occlusion", model, window=4, stride=4).attribute(x, target)
+    assert seen == [5, 5, 5]
+
+
 # -- grad-cam ----------------------------------------------------------------------------------------------------------
 
 
@@ -426,138 +506,6 @@ def test_grad_cam_runs_the_trunk_once_and_the_head_backwards_once(networks, imag
         grad_cam(model, x, target, layer="5", output="logit")
     assert ledger.forwards.tolist() == [1] * 5
     assert ledger.backwards.tolist() == [1] * 5
-
-
-# -- rise --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("height", "width", "grid"), [(8, 8, 2), (9, 7, 3), (16, 12, 4), (14, 14, 7), (5, 11, 2)])
-def test_masks_are_those_of_the_paper(height, width, grid):
-    """Enlarge the grid to (grid + 1) cells, mirrored at the edge, and cut at the shift: the authors do it with skimage."""
-    bank = MaskBank(height, width, grid=grid, keep=0.5, masks=40, seed=3, dtype=torch.float64)
-    found = bank(slice(0, 40))
-    assert found.shape == (40, 1, height, width)
-    for n in range(40):
-        size = ((grid + 1) * bank.cell[0], (grid + 1) * bank.cell[1])
-        up = skimage_resize(bank.grids[n].double().numpy(), size, order=1, mode="reflect", anti_aliasing=False)
-        top, left = bank.shifts[n].tolist()
-        # scikit-image works its coordinates out by a matrix: 1e-7 at most in float64
-        np.testing.assert_allclose(found[n, 0].numpy(), up[top : top + height, left : left + width], atol=1e-6)
-
-
-@pytest.mark.parametrize(("length", "grid"), [(8, 2), (9, 3), (224, 7), (5, 1), (3, 3), (7, 5)])
-def test_enlargement_is_a_mean(length, grid):
-    matrices = enlargement(length, grid, -(-length // grid))
-    assert matrices.shape == (-(-length // grid), length, grid)
-    np.testing.assert_allclose(matrices.sum(2).numpy(), 1, atol=1e-12)
-    assert float(matrices.min()) >= 0
-
-
-def test_shifts_and_cells_are_uniform():
-    bank = MaskBank(20, 15, grid=5, keep=0.3, masks=20_000, seed=0)
-    assert bank.cell == (4, 3)
-    for axis, size in enumerate(bank.cell):
-        share = torch.bincount(bank.shifts[:, axis], minlength=size) / 20_000
-        # a share of a quarter of 2e4 draws: standard error 0.003; five of them
-        np.testing.assert_allclose(share.numpy(), 1 / size, atol=0.017)
-        assert len(share) == size
-    np.testing.assert_allclose(bank.grids.float().mean(0).numpy(), 0.3, atol=0.017)
-    mean = bank(slice(0, 20_000)).mean(0)
-    np.testing.assert_allclose(mean.numpy(), 0.3, atol=0.017)  # at the borders too
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "grid", "masks"), [(8, 8, 2, 50), (9, 7, 3, 1500), (16, 12, 4, 30), (6, 10, 6, 40)]
-)
-def test_combining_equals_summing_the_masks(height, width, grid, masks):
-    bank = MaskBank(height, width, grid=grid, keep=0.4, masks=masks, seed=1, dtype=torch.float64)
-    weight = torch.randn(3, masks, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    wanted = torch.einsum("in,nhw->ihw", weight, bank(slice(0, masks))[:, 0])
-    close(bank.combine(weight), wanted, FINE)
-
-
-@pytest.mark.parametrize(("normalize", "divide"), [("sum", None), ("count", 0.4), ("none", 1 / 60)])
-def test_rise_against_its_definition(networks, images, normalize, divide):
-    network, x = networks.cnn().double(), images(2, height=9, width=7, dtype=torch.float64)
-    start = images(2, height=9, width=7, seed=1, dtype=torch.float64)
-    made = attribution.create(
-        "rise", Model(network, batch_size=16), masks=60, grid=3, keep=0.4, normalize=normalize, baseline=start, seed=5
-    )
-    found = made.explain(x, [0, 1])
-    masks = MaskBank(9, 7, grid=3, keep=0.4, masks=60, seed=5, dtype=torch.float64)(slice(0, 60))
-    for i, target in enumerate((0, 1)):
-        scores = network(masks * x[i] + (1 - masks) * start[i]).softmax(1)[:, target].detach()
-        total = (scores[:, None, None] * masks[:, 0]).sum(0)
-        wanted = total / masks[:, 0].sum(0) if divide is None else total / (60 * divide)
-        close(found.maps[i, 0], wanted, FINE)
-        assert float(found.details["mean"][i]) == pytest.approx(float(scores.mean()), rel=1e-9)
-        assert float(found.details["std"][i]) == pytest.approx(float(scores.std(correction=0)), rel=1e-6)
-
-
-def test_rise_of_a_linear_network_over_every_mask():
-    """Reference black-box.md, section 1: a constant plus a blurred copy of w x, exact when all grids and shifts are taken."""
-    height, width, p = 6, 4, 0.5
-    w, x = (
-        weights(1, height, width),
-        torch.rand(1, height, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
-    )
-    bank = MaskBank(height, width, grid=2, keep=p, masks=1, seed=0, dtype=torch.float64)
-    cells = [torch.tensor(g, dtype=torch.bool).reshape(2, 2) for g in itertools.product((0, 1), repeat=4)]
-    shifts = list(itertools.product(range(bank.cell[0]), range(bank.cell[1])))
-    bank.grids = torch.stack([g for g in cells for _ in shifts])
-    bank.shifts = torch.tensor([s for _ in cells for s in shifts])
-    number = len(bank.grids)
-    masks = bank(slice(0, number))
-    scores = 3.0 + (masks * x * w).sum((1, 2, 3))
-    found = bank.combine(scores[None])[0] / (number * p)
-    kernels = [
-        torch.stack([a @ a.T for a in enlargement(n, 2, c)]).mean(0)
-        for n, c in ((height, bank.cell[0]), (width, bank.cell[1]))
-    ]
-    part = (w * x)[0]
-    wanted = 3.0 + p * part.sum() + (1 - p) * kernels[0] @ part @ kernels[1].T
-    np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-12)
-
-
-def test_more_masks_go_on_where_fewer_ended(networks, images):
-    few, many = (MaskBank(8, 8, grid=3, keep=0.5, masks=n, seed=2) for n in (50, 1500))
-    assert torch.equal(few(slice(0, 50)), many(slice(0, 50)))
-    assert torch.equal(many(slice(7, 9)), many(slice(0, 20))[7:9])
-    assert not torch.equal(few(slice(0, 50)), MaskBank(8, 8, grid=3, keep=0.5, masks=50, seed=3)(slice(0, 50)))
-    x = images(2)
-    made = attribution.create("rise", networks.cnn(), masks=40, grid=3)
-    alone = made.attribute(x[1:], 0)
-    torch.testing.assert_close(made.attribute(x, 0)[1:], alone)  # whatever its place
-    torch.testing.assert_close(made.attribute(x.flip(0), 0)[:1], alone)
-    assert torch.equal(made.attribute(x, 0), made.attribute(x, 0))
-
-
-def test_rise_finds_the_block():
-    class Seen(nn.Module):
-        def forward(self, x):
-            return (x[:, 0, 2:5, 6:9].amin((1, 2)) > 0.7).to(x)[:, None]
-
-    x = torch.ones(1, 1, 12, 12)
-    found = attribution.create("rise", Model(Seen(), activation="none"), masks=2000, grid=4, baseline=0.0).attribute(
-        x, 0
-    )[0, 0]
-    row, column = divmod(int(found.argmax()), 12)
-    assert 2 <= row < 5
-    assert 6 <= column < 9
-
-
-def test_rise_of_a_constant_is_that_constant():
-    class Constant(nn.Module):
-        def forward(self, x):
-            return torch.full((len(x), 1), 0.25)
-
-    model = Model(Constant(), activation="none")
-    for normalize, wanted in (("sum", 0.25), ("none", None)):
-        found = attribution.create("rise", model, masks=64, grid=3, normalize=normalize).attribute(
-            torch.rand(1, 3, 8, 8), 0
-        )
-        if wanted is not None:
-            np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6)
 
 
 # -- sobol -------------------------------------------------------------------------------------------------------------

@@ -222,7 +222,8 @@ def test_a_registered_method_shows_up_with_its_options(run, registered, photo, n
 def test_lists(run, fails):
     code, text, _ = run("methods", "perturbation/*")
     assert code == 0
-    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["occlusion", "rise", "sobol"]
+    names = [line.split()[0] for line in text.splitlines()[1:] if line.strip()]
+    assert {"occlusion", "rise", "sobol"} <= set(names)
     assert "saliency" not in text
     code, text, _ = run("metrics")
     assert "insertion" in text
