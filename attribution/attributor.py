@@ -362,7 +362,7 @@ def available(
 
     Example:
         >>> available("perturbation/*", stochastic=False)
-        ['occlusion', 'shap_bpt']
+        ['feature_ablation', 'occlusion', 'shap_bpt']
     """
     names = REGISTRY.names(pattern, **tags)
     if model is None:

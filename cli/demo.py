@@ -1,4 +1,4 @@
-"""The command `demo`: four photographs, every method, two metrics, and figures to look at."""
+"""The command `demo`: four photographs, eight methods, two metrics, and figures to look at."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from .run import Request, Session, run_study, save_figure, start, summary_table,
 from .run import heatmap as draw
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg")  # scikit-image ships these in its wheel
-METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "grad_cam", "occlusion", "rise", "sobol")
+METHODS = ("saliency", "integrated_gradients", "grad_cam", "occlusion", "rise", "sobol", "kernel_shap", "shap_bpt")
 METRICS = ("insertion", "deletion")
 BUDGET = 300  # forwards and backwards per image: a minute and a half on two cores, and sobol still has four designs
 

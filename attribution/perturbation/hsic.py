@@ -15,7 +15,7 @@ from ..targets import Target
 
 Bandwidth = Literal["median_distance", "median_score"]
 STREAM = 1_000_002  # of the permutations, apart from the design's
-NUMBERS = 1 << 22  # in one chunk of permuted features
+NUMBERS = 1 << 19  # in one chunk of permuted features: larger ones are new memory each time
 
 __all__ = ["HSIC", "features", "hsic_dirac", "interactions_dirac", "permutation_p_values", "width"]
 
