@@ -13,6 +13,7 @@ from .path.integrated_gradients import IntegratedGradients
 from .perturbation.occlusion import Occlusion
 from .perturbation.rise import RISE
 from .perturbation.sobol import Sobol
+from .perturbation.wcam import WCAM
 
 __all__ = [
     "Attributor",
@@ -43,4 +44,5 @@ __all__ = [
     "RISE",
     "Saliency",
     "Sobol",
+    "WCAM",
 ]
