@@ -7,6 +7,7 @@ import pytest
 import torch
 from attriscope import attribution
 from attriscope.attribution import Model
+from attriscope.attribution.perturbation import _sobol
 from attriscope.attribution.perturbation._sobol import design, first_order, interval, total_order
 from attriscope.attribution.perturbation.sobol import box_blur
 from scipy import ndimage
@@ -245,6 +246,15 @@ def test_a_longer_design_begins_with_a_shorter_one(sampler):
     assert design(6, 8, "lhs", 0).key != design(6, 16, "lhs", 0).key
 
 
+def test_what_comes_later_saves_nothing_before(monkeypatch):
+    """The second of two points is where the first one's b was: the first alone must be evaluated alike."""
+    drawn = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.3, 0.4, 0.5, 0.6]])
+    monkeypatch.setattr(_sobol, "points", lambda d, n, sampler, seed: drawn[:n])
+    short, long = (design.__wrapped__(2, n, "mc", 0) for n in (1, 2))
+    assert short.take(short.b_rows).tolist() == drawn[:1, 2:].tolist()
+    assert long.take(long.b_rows).tolist() == drawn[:, 2:].tolist()
+
+
 @pytest.mark.parametrize("index", ["total", "first"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_indices_are_those_of_all_rows(index, sampler):
@@ -460,6 +470,20 @@ def test_an_image_stops_when_its_intervals_are_narrow():
             assert float((half["interval"][0, 1] - half["interval"][0, 0]).max()) / 2 > 0.3 * float(half["indices"].max())
 
 
+def test_a_tolerance_is_a_part_of_the_largest_index():
+    """Four equal cells have a quarter each: their intervals must be four times as narrow."""
+    options = {"grid": 2, "baseline": "zero"}
+    model = patches(lambda p: p.sum(-1))
+    found = attribution.create("sobol", model, designs=512, tolerance=0.4, **options).explain(mixed(1), 0)
+    used = int(found.details["designs"])
+    assert 8 < used < 512
+    for n, enough in ((used // 2, False), (used, True)):
+        one = attribution.create("sobol", model, designs=n, **options).explain(mixed(1), 0).details
+        half = float((one["interval"][:, 1] - one["interval"][:, 0]).max()) / 2
+        assert half < 0.4  # of 1 it would do at once
+        assert (half <= 0.4 * float(one["indices"].max())) is enough
+
+
 def test_a_tolerance_that_is_never_reached_uses_every_point():
     made = attribution.create("sobol", patches(), grid=2, designs=32, baseline="zero", tolerance=1e-6)
     found = made.explain(mixed(1), 0)
@@ -491,9 +515,29 @@ def test_racing_finds_the_same_best_with_fewer_calls(index, sampler):
         for k in range(9):
             short = attribution.create("sobol", model, **{**options, "designs": int(points[i, k])}).attribute(x, 0)
             assert float(raced.maps[i, k]) == pytest.approx(float(short[i, k]), abs=1e-9)
+    # each distinct row is paid once, whoever needs it
+    plan = design(9, n, sampler, 0)
+    for i in range(2):
+        rows = [plan.place[:, 0], *(plan.place[: int(points[i, k]), k + 1] for k in range(9))]
+        needed = len(torch.cat(rows).unique()) + (plan.b_ends[-1] if index == "first" else 0)
+        assert int(raced.forwards[i]) == needed
     alone = attribution.create("sobol", model, racing=2, **options).explain(x[1:], 0)
     assert alone.forwards[0] == raced.forwards[1]
     assert torch.equal(alone.maps[0], raced.maps[1])
+
+
+def test_racing_pays_for_no_row_of_an_earlier_look(monkeypatch):
+    """A design whose second half is the first once more."""
+    half = _sobol.points(18, 8, "mc", 1)
+    monkeypatch.setattr(_sobol, "points", lambda d, n, sampler, seed: torch.cat([half, half]))
+    design.cache_clear()
+    weight = torch.tensor([9.0, 0, 0, 0, 0, 0, 0, 0, 0])
+    model = Model(lambda x: (x * weight).sum(1)[:, None], kind="table", bounds=None)
+    made = attribution.create("sobol", model, designs=16, sampler="mc", baseline=0.0, racing=1)
+    found = made.explain(torch.ones(1, 9), 0)
+    design.cache_clear()
+    assert found.details["points"].tolist() == [[16] + [8] * 8]
+    assert found.forwards.tolist() == [8 * 10]
 
 
 # -- sharing -----------------------------------------------------------------------------------------------------------
@@ -523,12 +567,15 @@ def test_other_estimators_indices_and_lengths_share_evaluations(networks, images
 
 @pytest.mark.parametrize(
     "more", [{"seed": 1}, {"sampler": "mc"}, {"baseline": "white"}, {"perturbation": "amplitude"}, {"grid": 2},
-             {"perturbation": "blur"}],
+             {"perturbation": "blur"}, {"perturbation": "amplitude", "amplitude": 2.0}],
 )  # fmt: skip
 def test_other_perturbations_do_not(networks, images, more):
     model, x = Model(networks.cnn()), images(2)
     with model.sharing():
         attribution.create("sobol", model, grid=3, designs=8).attribute(x, 0)
+        attribution.create("wcam", model, grid=3, designs=8).attribute(x, 0)
+        if more.get("amplitude"):
+            attribution.create("sobol", model, grid=3, designs=8, perturbation="amplitude").attribute(x, 0)
         before = model.forwards
         found = attribution.create("sobol", model, **{"grid": 3, "designs": 8, **more}).explain(x, 0)
         assert model.forwards - before == int(found.forwards.sum())
@@ -547,7 +594,7 @@ def test_a_target_in_parts_is_never_mistaken_for_another():
         def take(self, rows):
             return Own(self.scale[rows])
 
-    model, x = patches(rough), mixed()
+    model, x, alive = patches(rough), mixed(), []
     with model.sharing():
         for power in (1.0, 2.0, 3.0, 4.0):
             options = {"grid": 2, "designs": 64, "baseline": "zero", "tolerance": 0.3}
@@ -555,3 +602,7 @@ def test_a_target_in_parts_is_never_mistaken_for_another():
             shared = attribution.create("sobol", model, **options).attribute(x, target)
             alone = attribution.create("sobol", patches(rough), **options).attribute(x, target)
             np.testing.assert_allclose(shared.numpy(), alone.numpy(), atol=1e-9)
+            # remembered under what lives as long as the caller's target, never under a part of it
+            assert id(target) in {place[2][2] for place in model.shared}
+            alive.append(target)
+        assert {place[2][2] for place in model.shared} == {id(one) for one in alive}

@@ -86,6 +86,19 @@ def test_the_basis_gives_what_the_transform_gives(images, size):
     for row in (0, 2, 1, 2):  # whatever the image, in whatever order
         for batch in (1, 7, 1000):
             np.testing.assert_allclose(write(fast, row, batch).numpy(), write(plain, row, 50).numpy(), atol=1e-12)
+    for row in (0, 1):  # the next image begins at the point where the last one was left
+        out, wanted = (torch.empty(2, 3, *size, dtype=torch.float64) for _ in range(2))
+        fast.write(out, row, slice(1, 3))
+        plain.write(wanted, row, slice(1, 3))
+        np.testing.assert_allclose(out.numpy(), wanted.numpy(), atol=1e-12)
+
+
+def test_sides_that_do_not_divide_are_padded_with_their_edge(images):
+    x = images(1, height=21, width=13, dtype=torch.float64)
+    one = source(x, torch.zeros(1, 1, 1, 1).double())[0]
+    write(one, 0)
+    padded = np.pad(x[0].numpy(), ((0, 0), (0, 3), (0, 3)), mode="edge")
+    np.testing.assert_allclose(one._plane.numpy(), packed(padded, 3), atol=1e-12)
 
 
 @pytest.mark.parametrize("memory", [0, wcam.MEMORY])

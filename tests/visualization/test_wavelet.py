@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from attriscope import attribution
-from attriscope.attribution import Explanation, Model
+from attriscope.attribution import Explanation, Model, regions
 from attriscope.visualization import wavelet
+from attriscope.visualization.wavelet import _shares
 
 
 def made(height=16, width=24, levels=2, function=None, **more):
@@ -53,6 +54,33 @@ def test_a_scale_of_one_cell_says_so(words, pixels):
     figure = wavelet(made(levels=3))
     assert "too few cells to tell places apart" in words(figure)
     assert np.ptp(pixels(figure, "coarser"), axis=-1).max() < 1e-6
+    drawn = pixels(figure, "map")  # what is the same everywhere has no colour in the sum either
+    red = drawn[..., 0] - drawn[..., 2]
+    assert red.min() < 0.01
+    assert red.max() > 0.3
+
+
+def test_cells_that_straddle_scales_are_split_by_area():
+    indices = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = regions.grid(16, 24, 5, 3)[0]
+    wanted = [0.0, 0.0, 0.0]
+    for k, index in enumerate(indices.flatten().tolist()):
+        cell = labels == k
+        parts = [cell[:4, :6].sum(), cell[:8, :12].sum(), cell.sum()]
+        for scale in range(3):
+            own = int(parts[scale]) - (int(parts[scale - 1]) if scale else 0)
+            wanted[scale] += index * own / int(cell.sum())
+    found = _shares(indices, 2, (15, 22))
+    np.testing.assert_allclose(found, np.array(wanted) / float(indices.sum()), rtol=1e-5)
+
+
+def test_the_plane_goes_up_to_the_largest_detail(words):
+    found = made(function=lambda x: x.sum((1, 2, 3)) + 3 * x[:, 0, 4, 4])
+    indices = found.details["indices"][0].clone()
+    coarse = float(indices[:2, :2].max())
+    indices[:2, :2] = 0
+    assert coarse > float(indices.max())
+    assert f"largest index of a detail, {float(indices.max()):.3g}" in words(wavelet(found))
 
 
 def test_a_constant_score_has_words_and_no_colours(words, pixels):
