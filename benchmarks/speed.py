@@ -110,7 +110,7 @@ class Limit:
 def rows(model: attribution.Model, images: Tensor, *, family: str | None, peers: bool) -> list[Row]:
     """Every method and metric that takes long enough to be timed, and Captum where it has the same."""
     one = images[:1]
-    settings: dict[str, dict[str, Any]] = {"rise": {"masks": 400}, "sobol": {"designs": 8}}
+    settings: dict[str, dict[str, Any]] = {"rise": {"masks": 400}, "sobol": {"designs": 8}, "wcam": {"designs": 8}}
     batch = {"saliency": 16, "input_x_gradient": 16, "grad_cam": 16}
     found: list[Row] = []
     for name in attribution.available(model=model):
