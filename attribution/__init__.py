@@ -19,6 +19,7 @@ from .perturbation.rise import RISE
 from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
+from .perturbation.wcam import WCAM
 
 __all__ = [
     "Attributor",
@@ -56,4 +57,5 @@ __all__ = [
     "ShapBPT",
     "ShapleySampling",
     "Sobol",
+    "WCAM",
 ]

@@ -26,12 +26,14 @@ class Range:
         high: The largest, or `None`.
         open: Whether the ends themselves are excluded.
         power: Whether it must be a power of two.
+        doubles: Whether a budget picks a power of two, where others are good too.
     """
 
     low: float
     high: float | None = None
     open: bool = False
     power: bool = False
+    doubles: bool = False
 
     def __contains__(self, value: float) -> bool:
         if self.open and value in (self.low, self.high):

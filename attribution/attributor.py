@@ -439,7 +439,7 @@ def _fit(cls: type[Attributor], budget: int, options: dict[str, Any], model: Mod
             f"{cls.name} does not fit budget={budget}: at its minimum, {samples}={least}, it takes {price(least)} forwards "
             "and backwards"
         )
-    if limits.power:
+    if limits.power or limits.doubles:
         n = least
         while price(2 * n) <= budget:
             n *= 2

@@ -37,7 +37,9 @@ def points(dimensions: int, count: int, sampler: Sampler, seed: int) -> Tensor:
     rng = np.random.default_rng(seed)
     if sampler in {"sobol", "official"}:
         if dimensions > DIMENSIONS:
-            raise ValueError(f"a Sobol sequence has {DIMENSIONS} dimensions, not {dimensions}: take a coarser grid")
+            raise ValueError(
+                f"a Sobol sequence has {DIMENSIONS} dimensions, not {dimensions}: take fewer cells, or another sampler"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that a count is no power of two: then it is less balanced
             drawn = qmc.Sobol(dimensions, scramble=sampler == "sobol", rng=rng).random(count)

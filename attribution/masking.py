@@ -278,9 +278,22 @@ def identities(images: Tensor, baseline: Tensor | None, target: Target, output: 
     found: list[Hashable] = []
     for row, image in enumerate(images):
         own = None if baseline is None else baseline[row if baseline.shape[0] > 1 else 0]
-        aim = id(target.function) if target.index is None else tuple(target.index[row].tolist())
+        aim = _Same(target.function) if target.index is None else tuple(target.index[row].tolist())
         found.append((canonical(image), canonical(own), aim, int(target.rows[row]), output))
     return found
+
+
+class _Same:
+    """A callable that equals itself alone, and is held: an address alone would be another's one day."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return id(self.function)
 
 
 def _counts(source: Any) -> list[int]:

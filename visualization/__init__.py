@@ -1,4 +1,4 @@
-"""Figures that can be read without a caption: maps, methods side by side, curves.
+"""Figures that can be read without a caption: maps, methods side by side, curves, scales.
 
 Every function returns a matplotlib `Figure` and leaves pyplot and its settings alone; save it with `.savefig(...)`.
 """
@@ -6,5 +6,6 @@ Every function returns a matplotlib `Figure` and leaves pyplot and its settings 
 from .curves import curves
 from .heatmap import heatmap
 from .side_by_side import side_by_side
+from .wavelet import wavelet
 
-__all__ = ["curves", "heatmap", "side_by_side"]
+__all__ = ["curves", "heatmap", "side_by_side", "wavelet"]

@@ -1,86 +1,72 @@
 """Sobol attribution: the share of the score's variance in which each cell takes part."""
 
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
+from torch.nn import functional
 
 from .. import baselines, masking, regions
-from .._parameters import Range, Seed
+from .._parameters import Count, Range, Seed
 from ..attributor import Attributor, Computed, Resize, register
+from ..designs import Sampler
 from ..targets import Target
+from ._sobol import Design, Estimator, Index, Versions, check_designs, design, measure, share
 
-Estimator = Literal["jansen", "homma", "saltelli", "janon", "glen"]
-
-
-def design(dimensions: int, designs: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Two independent sets of points in [0, 1]^d, `(designs, d)` each: one scrambled Sobol sequence of 2d dimensions."""
-    points = qmc.Sobol(2 * dimensions, scramble=True, rng=np.random.default_rng(seed)).random(designs)
-    both = torch.from_numpy(points).float()
-    return both[:, :dimensions], both[:, dimensions:]
+Perturbation = Literal["inpaint", "blur", "amplitude"]
+BLUR = 10 / 224  # side of the box, as a part of the image's shorter one
 
 
-def total_order(a: Tensor, c: Tensor, estimator: Estimator) -> Tensor:
-    r"""Total Sobol indices from the scores of a replicated design.
-
-    Args:
-        a: Scores at the first points, `(..., n)`.
-        c: Scores where coordinate i was taken from the second points, `(..., n, d)`.
-        estimator: By whom.
-
-    Returns:
-        `(..., d)`. A constant score has no variance to share: all zeros.
+def box_blur(images: Tensor, side: int) -> Tensor:
+    """The mean over a square of `side` pixels around each, the edge pixels repeated, `(N, C, H, W)`.
 
     Example:
-        >>> a = torch.tensor([0.0, 1.0])
-        >>> total_order(a, torch.stack([a.flip(0), a], -1), "jansen").tolist()  # the first decides alone
-        [1.0, 0.0]
+        >>> box_blur(torch.tensor([[[[0.0, 0.0, 9.0]]]]), 3).tolist()
+        [[[[0.0, 3.0, 6.0]]]]
     """
-    if a.device.type != "mps":  # which has no float64
-        a, c = a.double(), c.double()
-    # what varies by no more than float32 rounds is constant
-    least, most = torch.minimum(a.amin(-1), c.amin((-2, -1))), torch.maximum(a.amax(-1), c.amax((-2, -1)))
-    varies = (most - least > 1e-6 * torch.maximum(most.abs(), least.abs())).unsqueeze(-1)
-    n = a.shape[-1]
-    wide, mean = a.unsqueeze(-1), a.mean(-1, keepdim=True)
-    variance = ((a - mean) ** 2).sum(-1, keepdim=True) / max(n - 1, 1)
-    product = (wide * c).mean(-2)
-    if estimator == "jansen":
-        top = ((wide - c) ** 2).mean(-2) / 2
-    elif estimator in {"homma", "saltelli"}:  # the same number, written in two ways
-        top = variance - product + mean**2
-    elif estimator == "janon":
-        mean = ((wide + c) / 2).mean(-2)
-        variance = (wide**2 + c**2).sum(-2) / (2 * max(n - 1, 1)) - mean**2
-        top = variance - product + mean**2
-    else:  # glen: one minus the correlation
-        other = c - c.mean(-2, keepdim=True)
-        variance = (((wide - mean.unsqueeze(-1)) ** 2).sum(-2) * (other**2).sum(-2)).sqrt()
-        top = variance - ((wide - mean.unsqueeze(-1)) * other).sum(-2)
-    return torch.where(varies & (variance > 0), top / variance.clamp_min(torch.finfo(variance.dtype).tiny), 0.0)
+    before, after = side // 2, side - 1 - side // 2
+    padded = functional.pad(images, (before, after, before, after), mode="replicate")
+    return functional.avg_pool2d(padded, side, 1)
 
 
-class Replicated:
-    """The rows of a design as coalitions: all points of `a`, then for each point every one-coordinate exchange."""
+@dataclass(eq=False)
+class Amplitudes:
+    """Every cell brighter or darker: `x + (M - 1/2) * amplitude`.
 
-    def __init__(self, a: Tensor, b: Tensor, device: torch.device) -> None:
-        self.a, self.b = a.to(device), b.to(device)
-        self.n, self.d = a.shape
+    Args:
+        images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
+        labels: The cell of each pixel, column or token, `(H, W)`, `(F,)` or `(T,)`.
+        versions: Says M for every cell.
+        amplitude: The whole range of what is added.
+    """
 
-    def __len__(self) -> int:
-        return self.n * (self.d + 1)
+    images: Tensor
+    labels: Tensor
+    versions: Versions
+    amplitude: float
 
-    def __call__(self, row: int, items: slice) -> Tensor:
-        """Rows `items`, `(len(items), d)`; the same for every image."""
-        del row
-        index = torch.arange(items.start, items.stop, device=self.a.device)
-        exchanged = index >= self.n
-        point = torch.where(exchanged, (index - self.n) // self.d, index)
-        column = torch.arange(self.d, device=index.device)
-        taken = exchanged[:, None] & (((index - self.n) % self.d)[:, None] == column)
-        return torch.where(taken, self.b[point], self.a[point])
+    @property
+    def count(self) -> "int | list[int]":
+        """How many versions there are of each image."""
+        return self.versions.count
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Look up every pixel's cell and add."""
+        added = (self.versions(row, items).to(out.device, out.dtype) - 0.5) * self.amplitude
+        added = added.index_select(1, self.labels.flatten()).reshape(-1, *self.labels.shape)
+        torch.add(self.images[row], masking.beside(added, self.images), out=out)
+
+
+def layout(grid: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Cells of an input of this shape, without the batch axis: (rows, columns), or columns of a table, or tokens.
+
+    Example:
+        >>> layout(8, (3, 5, 224)), layout(8, (12,))
+        ((5, 8), (12,))
+    """
+    return (min(grid, shape[1]), min(grid, shape[2])) if len(shape) == 3 else (shape[0],)
 
 
 @register(
@@ -90,6 +76,7 @@ class Replicated:
     granularity="cell",
     signed=False,
     samples="designs",
+    kinds=("image", "table", "tokens"),
     small={"grid": 4, "designs": 32},
     paper="Fel, Cadene, Chalvidal, Cord, Vigouroux and Serre 2021, arXiv:2111.04138, equations 5 and 6",
 )
@@ -98,20 +85,43 @@ class Sobol(Attributor):
 
     .. math:: S_{T_i} = \frac{E\bigl[(f(A) - f(A^{(i)}_B))^2\bigr]}{2 \, \mathrm{Var}(f)} \quad \text{(Jansen)}
 
-    Unsigned: a cell that speaks against the target has an index as large as one that speaks for it. The indices sum to
-    1 or more, since an interaction counts for every cell in it.
+    Unsigned: a cell that speaks against the target has an index as large as one that speaks for it. The total indices sum
+    to 1 or more, since an interaction counts for every cell in it; first-order ones, what each cell does by itself, to 1
+    or less. Both are shares of the variance that the perturbation makes: they compare cells of one image, not images, and
+    do not say how large the score is. A score that does not vary gives zeros.
+
+    A cell is a square of the grid, a column of a table or a token. Rows of the design that are equal are evaluated once,
+    which changes no number. Intervals come from resampling the design's points and cost nothing; Sobol and Halton points
+    err less than independent ones, so with those the intervals are wider than they need be.
 
     Args:
         output: Which score; the paper takes the logit.
-        grid: Cells per side.
-        designs: Points of the design, a power of two; each costs grid * grid + 1 forwards.
-        estimator: Which estimator of the total index.
+        grid: Cells per side of an image; tables and tokens have their own.
+        designs: Points of the design; each costs cells + 1 forwards. A power of two for the samplers "sobol" and
+            "official", and whatever the sampler where a budget picks it.
+        estimator: Which estimator of the index.
+        index: "total" (with all interactions) or "first" (alone; one forward more for every point).
+        sampler: "sobol" (scrambled), "official" (unscrambled, as the authors' code: its first points are 0 and 1/2
+            everywhere, so indices come out too small by a share of about 2 / designs, and up to a fifth of the calls is
+            saved), "halton", "lhs" (Latin hypercube) or "mc" (independent points).
+        perturbation: "inpaint" blends a cell with the baseline, "blur" with a box blur (10 pixels for 224, the edge
+            repeated; images only), "amplitude" adds to it, x + (M - 1/2) * amplitude, as the paper says (the authors' code
+            multiplies instead); what is added may leave the model's bounds.
+        amplitude: The range of what is added.
         baseline: What a cell is blended with.
+        tolerance: Look at the intervals after 8, 16, 32, ... points and stop, image by image, where the widest one's half
+            is no more than this part of the image's largest index; `designs` is then the most.
+        racing: For who wants to know the so many most important cells: after 8, 16, 32, ... points, cells whose upper
+            bound is below that many lower bounds are not evaluated further. This changes numbers: the dropped cells' come
+            from fewer points.
         resize: How the map is brought to the image's size; `None` leaves it at the grid's.
-        seed: For scrambling the design.
+        seed: For the points and the intervals.
 
     Returns:
-        `(N, 1, H, W)`, at least 0 with Jansen's estimator; `details["indices"]` is `(N, grid, grid)`.
+        `(N, 1, H, W)`, at least 0 with Jansen's estimator of the total index. In the details `"indices"` is
+        `(N, grid, grid)`, `"interval"` `(N, 2, grid, grid)` its 95% interval, lower and upper, `"designs"` `(N,)` how many
+        points each image used; with `index="first"` also `"total"` and `"first"`, with `racing` `"points"`, from how many
+        each cell's index comes.
 
     Example:
         >>> import torch
@@ -123,30 +133,83 @@ class Sobol(Attributor):
     """
 
     grid: Annotated[int, Range(1, 102)] = 8  # the Sobol sequence has 21201 dimensions
-    designs: Annotated[int, Range(2, power=True)] = 32
+    designs: Annotated[int, Range(2, doubles=True)] = 32
     estimator: Estimator = "jansen"
+    index: Index = "total"
+    sampler: Sampler = "sobol"
+    perturbation: Perturbation = "inpaint"
+    amplitude: Annotated[float, Range(0, open=True)] = 1.0
     baseline: baselines.Baseline = "mean"
+    tolerance: Annotated[float, Range(0, open=True)] | None = None
+    racing: Count | None = None
     resize: Resize | None = "bilinear"
     seed: Seed = 0
 
+    def validate(self) -> None:
+        """Options that fit each other."""
+        check_designs("sobol", self.designs, self.sampler)
+        if self.perturbation != "inpaint" and not (isinstance(self.baseline, str) and self.baseline == "mean"):
+            raise ValueError(
+                f"sobol: perturbation={self.perturbation!r} blends with no baseline: leave baseline out, or take "
+                "perturbation='inpaint'"
+            )
+        if self.perturbation != "amplitude" and self.amplitude != 1.0:
+            raise ValueError("sobol: amplitude is for perturbation='amplitude': pass that too, or leave amplitude out")
+
     def compute(self, inputs: Tensor, target: Target) -> Computed:
-        """Maps `(N, 1, grid, grid)`."""
-        height, width = inputs.shape[2:]
-        rows, columns = min(self.grid, height), min(self.grid, width)
-        points = Replicated(*design(rows * columns, self.designs, self.seed), inputs.device)
-        source = masking.Coalitions(
-            inputs,
-            baselines.make(self.baseline, inputs, self.model, seed=self.seed),
-            regions.grid(height, width, rows, columns).to(inputs.device),
-            points,
-            len(points),
+        """Maps `(N, 1, grid, grid)`, `(N, F)` or `(N, T)`."""
+        cells = layout(self.grid, inputs.shape[1:])
+        labels = regions.grid(*inputs.shape[2:], *cells)[0] if inputs.ndim == 4 else torch.arange(cells[0])
+        labels = labels.to(inputs.device)
+        key: tuple[Hashable, ...]
+        if self.perturbation == "amplitude":
+            key = ("amplitude", self.amplitude, cells)
+
+            def make(images: Tensor, versions: Versions) -> masking.Source:
+                return Amplitudes(inputs[images], labels, versions, self.amplitude)
+
+        else:
+            fill, key = self._fill(inputs), ("blend", cells)
+
+            def make(images: Tensor, versions: Versions) -> masking.Source:
+                behind = fill if len(fill) == 1 else fill[images]
+                return masking.Coalitions(inputs[images], behind, labels[None], versions, versions.count)
+
+        found = measure(
+            make,
+            self.model,
+            target,
+            _plan(self, cells),
+            output=self.output,
+            estimator=self.estimator,
+            seed=self.seed,
+            key=("sobol", *key),
+            index=self.index,
+            tolerance=self.tolerance,
+            racing=self.racing,
         )
-        scores = masking.evaluate(source, self.model, target, output=self.output)
-        a, c = scores[:, : self.designs], scores[:, self.designs :].reshape(len(inputs), self.designs, -1)
-        indices = total_order(a, c, self.estimator).to(inputs).reshape(len(inputs), rows, columns)
-        return Computed(indices[:, None], {"indices": indices})
+        numbers = {"indices": found.values, "interval": found.interval}
+        if found.first is not None:
+            numbers |= {"total": found.total, "first": found.first}
+        details = {name: share(value, inputs, cells) for name, value in numbers.items()}
+        details["designs"] = found.designs
+        if self.racing is not None:
+            details["points"] = found.cells.reshape(len(inputs), *cells)
+        indices = details["indices"]
+        return Computed(indices[:, None] if inputs.ndim == 4 else indices, details)
+
+    def _fill(self, inputs: Tensor) -> Tensor:
+        if self.perturbation == "inpaint":
+            return baselines.make(self.baseline, inputs, self.model, seed=self.seed)
+        if inputs.ndim != 4:
+            raise ValueError("sobol: perturbation='blur' is for images: take 'inpaint' or 'amplitude' here")
+        return box_blur(inputs, max(2, round(BLUR * min(inputs.shape[2:]))))  # one pixel would blur nothing
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        cells = min(options.grid, shape[-2]) * min(options.grid, shape[-1])
-        return options.designs * (cells + 1), 0
+        return _plan(options, layout(options.grid, shape)).cost(options.index), 0
+
+
+def _plan(options: Any, cells: tuple[int, ...]) -> Design:
+    number = cells[0] * cells[1] if len(cells) == 2 else cells[0]
+    return design(number, options.designs, options.sampler, options.seed)

@@ -380,7 +380,7 @@ def test_no_explanation_of_what_is_not_finite(networks, images):
         attribution.create("occlusion", Model(Bad(), fast=False), window=4, stride=4).attribute(x, 0)
 
 
-@pytest.mark.parametrize("name", ["sobol", "grad_cam"])
+@pytest.mark.parametrize("name", ["wcam", "grad_cam"])
 def test_methods_of_images_refuse_tables(networks, name):
     with pytest.raises(ValueError, match=r"does not run on this model|explains"):
         make(name, Model(nn.Linear(4, 2), kind="table"))

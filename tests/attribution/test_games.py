@@ -76,6 +76,23 @@ def test_sharing_pays_once_and_charges_each(setting):
     assert model.forwards == before + paid  # outside nothing is remembered
 
 
+def test_callable_targets_are_told_apart_by_who_they_are(setting):
+    """By identity, held for as long as anything is remembered: addresses are used again."""
+    model, x, labels = setting
+    with model.sharing():
+        for column in range(4):
+
+            def function(out, column=column):
+                return out[:, column]
+
+            for _ in range(2):
+                before = model.forwards
+                _, whole = game(model, x, labels, function).ends()
+                torch.testing.assert_close(whole, model.network(x)[:, column].detach(), rtol=1e-9, atol=1e-12)
+            assert model.forwards == before  # the second time
+            del function
+
+
 def test_the_ends_are_shared_whatever_the_regions(setting):
     model, x, labels = setting
     with model.sharing():

@@ -59,7 +59,7 @@ def test_values_have_the_types_of_the_signature():
         (["rise"], ["masks=many"], "rise: masks=many: expected int"),
         (["rise"], ["masks=0"], "must be at least 1"),
         (["rise"], ["keep=nan"], "keep=nan"),
-        (["sobol"], ["designs=5"], "power of two"),
+        (["sobol"], ["designs=1"], "must be at least 2"),
         (["rise"], ["normalize=max"], "sum, count, none"),
         (["rise"], ["sobol.grid=3"], "sobol is not among what is run (rise)"),
         (["rise"], ["rize.grid=3"], "did you mean rise"),
