@@ -22,6 +22,7 @@ SMALL = {
     "hsic": {"grid": 3, "designs": 16, "permutations": 9},
     "rise": {"masks": 30, "grid": 3},
     "sobol": {"grid": 3, "designs": 4},
+    "wcam": {"grid": 2, "designs": 4, "levels": 1},
 }
 
 

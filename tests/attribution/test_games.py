@@ -167,7 +167,7 @@ def test_points_are_uniform_and_repeatable(sampler):
 
 
 def test_a_sobol_sequence_has_so_many_dimensions():
-    with pytest.raises(ValueError, match="take a coarser grid"):
+    with pytest.raises(ValueError, match="take fewer cells"):
         designs.points(designs.DIMENSIONS + 1, 2, "sobol", 0)
 
 

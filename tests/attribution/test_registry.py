@@ -77,7 +77,7 @@ def test_a_pattern_matches_name_or_family(pattern, inside, outside):
         ({"stochastic": True}, {"rise", "sobol"}, {"occlusion"}),
         ({"granularity": "pixel"}, {"saliency"}, {"rise"}),
         ({"family": "path"}, {"integrated_gradients"}, {"saliency"}),
-        ({"kinds": "table"}, {"saliency", "integrated_gradients", "rise"}, {"sobol"}),
+        ({"kinds": "table"}, {"saliency", "integrated_gradients", "rise", "sobol"}, {"wcam"}),
         ({"signed": False, "stochastic": True}, {"sobol"}, {"saliency", "rise"}),
     ],
 )
@@ -101,7 +101,7 @@ def test_available_for_a_model_keeps_what_runs_on_it(networks, images):
     table = set(attribution.available(model=attribution.Model(networks.mlp(), kind="table")))
     assert {"saliency", "integrated_gradients"} <= table
     assert {"rise", "occlusion", "hsic"} <= table
-    assert not {"sobol", "grad_cam"} & table
+    assert not {"wcam", "grad_cam"} & table
     blind = attribution.Model(lambda x: networks.cnn()(x).detach())
     with pytest.raises(ValueError, match="autograd"):
         blind.gradients(images(), 0)
