@@ -894,12 +894,15 @@ def _digest(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
     side = min(4096, len(flat))
     body = flat[: len(flat) // side * side].reshape(-1, side).float()
-
-    def weights(n: int) -> Tensor:  # the golden ratio's multiples: no two alike
-        return (torch.arange(1, n + 1, device=flat.device, dtype=torch.float32) * 0.618034).frac_() + 0.5
-
     tail = flat[len(body) * side :].float()
-    return (body @ weights(side)) @ weights(len(body)) + (tail @ weights(len(tail)) if len(tail) else 0.0)
+    whole: Tensor = (body @ _weights(side, flat.device)) @ _weights(len(body), flat.device)
+    return whole + tail @ _weights(len(tail), flat.device) if len(tail) else whole
+
+
+@functools.lru_cache(maxsize=1024)
+def _weights(n: int, device: torch.device) -> Tensor:
+    """The golden ratio's multiples: no two alike."""
+    return (torch.arange(1, n + 1, device=device, dtype=torch.float32) * 0.618034).frac_() + 0.5
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
