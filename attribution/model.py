@@ -115,7 +115,7 @@ class Model:
         batch_size: Images in one forward. `None` measures which size is fastest on the first calls.
         fast: Whether a fast copy may be used (batch norms folded, channels last): it is compared with the network on the
             first call and dropped, with a warning, where it differs.
-        backend: What runs passes without gradients: `"torch"`, or, on a CPU often 1.4 to 2 times as fast, `"onnx"` or
+        backend: What runs passes without gradients: `"torch"`, or, on a CPU often 1.2 to 1.5 times as fast, `"onnx"` or
             `"openvino"`, which get the network exported on the first call, once for each shape of input, and
             `"openvino-bf16"`, which is faster yet and keeps two digits. It is compared with torch there (1e-4 of the
             largest output; 0.15 for bfloat16), and torch is used, with a warning, where it differs or cannot be had;

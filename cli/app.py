@@ -50,7 +50,7 @@ Backend = Annotated[
     str | None,
     typer.Option(
         "--backend", metavar="NAME",
-        help="What runs passes without gradients: torch, onnx, openvino (often 1.4 to 2 times as fast on a CPU), or "
+        help="What runs passes without gradients: torch, onnx, openvino (often 1.2 to 1.5 times as fast on a CPU), or "
         "openvino-bf16, which is faster yet and rounds.",
     ),
 ]
