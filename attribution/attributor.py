@@ -14,7 +14,7 @@ from torch.nn import functional
 from . import baselines
 from ._parameters import Configured, Range, parameters, validate
 from .explanation import Explanation
-from .model import RANKS, SHAPES, Model
+from .model import RANKS, SHAPES, Model, Network
 from .registry import Facts, Registry, as_tuple
 from .targets import Output, Target, TargetLike
 
@@ -159,7 +159,7 @@ class Attributor(Configured):
         """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
         return self._explain(inputs, target, baseline, regions, scores=True)
 
-    def with_model(self, model: "Model | nn.Module | Callable[..., Any]") -> Self:
+    def with_model(self, model: "Model | Network") -> Self:
         """The same configuration on another model, validated again."""
         made = type(self)(Model.wrap(model), **self.params)
         made._budget = self._budget
@@ -351,7 +351,7 @@ def register(
 
 
 def available(
-    pattern: str = "*", *, model: Model | nn.Module | Callable[..., Any] | None = None, **tags: Any
+    pattern: str = "*", *, model: Model | Network | None = None, **tags: Any
 ) -> list[str]:
     """The names of all methods, sorted.
 
@@ -383,7 +383,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def create(
-    name: str, model: Model | nn.Module | Callable[..., Any], *, budget: int | None = None, **options: Any
+    name: str, model: Model | Network, *, budget: int | None = None, **options: Any
 ) -> Attributor:
     """A method by name.
 

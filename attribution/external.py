@@ -1,7 +1,7 @@
 """Somebody else's maps and methods as attributors, so that every metric, study and plot takes them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attributor import Attributor, Channels, Computed, Resize
-from .model import Model
+from .model import Model, Network
 from .targets import Target
 
 __all__ = ["FromCaptum", "FromMaps", "from_captum", "from_maps"]
@@ -54,7 +54,7 @@ class FromMaps(Attributor):
 
 def from_maps(
     maps: Tensor,
-    model: Model | nn.Module | Callable[..., Any],
+    model: Model | Network,
     *,
     name: str = "maps",
     channels: Channels = "sum",

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,12 +21,13 @@ from ._parameters import canonical
 from .targets import Activation, Output, Target, TargetLike, read, read_all, resolve
 
 Kind = Literal["image", "table", "tokens"]
+Network: TypeAlias = nn.Module | Callable[..., Any] | str | os.PathLike[str]  # a path is an ONNX file's
 RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
 SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens": "(N, T, D)"}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
-__all__ = ["Kind", "Ledger", "Model"]
+__all__ = ["Kind", "Ledger", "Model", "Network"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -138,7 +139,7 @@ class Model:
 
     def __init__(
         self,
-        network: nn.Module | Callable[..., Any] | str | os.PathLike[str],
+        network: Network,
         *,
         mean: Sequence[float] | Tensor | float | None = None,
         std: Sequence[float] | Tensor | float | None = None,
@@ -207,7 +208,7 @@ class Model:
         self._calls: list[_layers.Call] | None = None
 
     @classmethod
-    def wrap(cls, network: "Model | nn.Module | Callable[..., Any] | str | os.PathLike[str]") -> "Model":
+    def wrap(cls, network: "Model | Network") -> "Model":
         """The model itself, or a plain network as one: no normalisation and no bounds."""
         return network if isinstance(network, Model) else cls(network, bounds=None)
 

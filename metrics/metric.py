@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, dataclass_transf
 import torch
 from attriscope.attribution._parameters import Configured, validate
 from attriscope.attribution.masking import Evaluations
-from attriscope.attribution.model import Model
+from attriscope.attribution.model import Model, Network
 from attriscope.attribution.registry import Facts, Registry, as_tuple
 from attriscope.attribution.targets import Target, TargetLike
-from torch import Tensor, nn
+from torch import Tensor
 
 M = TypeVar("M", bound="type[Metric]")
 
@@ -103,7 +103,7 @@ class Metric(Configured):
 
     def score(
         self,
-        model: Model | nn.Module | Callable[..., Any],
+        model: Model | Network,
         inputs: Tensor,
         maps: Tensor,
         target: TargetLike | Target = None,

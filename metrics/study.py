@@ -18,12 +18,12 @@ from attriscope.attribution._files import atomic, folder
 from attriscope.attribution._parameters import canonical
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.masking import Evaluations
-from attriscope.attribution.model import Model
+from attriscope.attribution.model import Model, Network
 from attriscope.attribution.targets import Target, TargetLike
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metric as registry
@@ -247,7 +247,7 @@ def _load_images(path: Path, bounds: tuple[float, float] | None, count: int) -> 
 
 
 def compare(
-    model: Model | nn.Module | Callable[..., Any],
+    model: Model | Network,
     inputs: Tensor,
     target: TargetLike = None,
     *,

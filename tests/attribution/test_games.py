@@ -144,6 +144,22 @@ def test_a_study_pays_once_for_what_its_methods_share(networks, images):
     assert curves > 0
 
 
+def test_hsic_and_lime_on_one_grid_pay_once(networks, images):
+    x, model = images(2, height=12, width=12), Model(networks.cnn())
+    same = {"baseline": "mean", "output": "logit", "seed": 3}
+    hsic = attribution.create("hsic", model, grid=4, designs=50, sampler="mc", permutations=0, **same)
+    lime = attribution.create("lime", model, regions="grid", n_regions=16, samples=51, **same)
+    alone = [made.explain(x, 0) for made in (hsic, lime)]
+    with model.sharing():
+        before = model.forwards
+        shared = [made.explain(x, 0) for made in (hsic, lime)]
+        # LIME's one more is the whole image; the one that names the clean score is nobody's
+        assert model.forwards - before == 2 * 51
+    for one, other in zip(alone, shared, strict=True):
+        torch.testing.assert_close(other.maps, one.maps)
+        assert torch.equal(other.forwards, one.forwards)
+
+
 def test_lime_and_hsic_like_banks_are_the_same_draws():
     assert torch.equal(designs.bernoulli(3, 10, 5), designs.bernoulli(3, 40, 5)[:10])
     assert not torch.equal(designs.bernoulli(3, 10, 5), designs.bernoulli(4, 10, 5))
