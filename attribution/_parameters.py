@@ -204,14 +204,14 @@ def _is(value: Any, base: Any) -> bool:
     if base is Any:
         return True
     if origin is Literal:
-        return any(value == a and type(value) is type(a) for a in get_args(base))
+        return any(type(value) is type(a) and value == a for a in get_args(base))
     if origin is not None and isinstance(origin, type):
         if origin in {tuple, list}:
             return isinstance(value, tuple | list)
         return isinstance(value, origin) if str(origin) != str(Callable) else callable(value)
     if base in {int, float}:
         number = isinstance(value, int if base is int else int | float) and not isinstance(value, bool)
-        return number and value == value  # noqa: PLR0124  NaN is no number here
+        return number and abs(value) != float("inf") and value == value  # noqa: PLR0124  neither is a number here
     if base is Callable or "Callable" in str(base):
         return callable(value) and not isinstance(value, type | Tensor)
     return isinstance(value, base) if isinstance(base, type) else base is None and value is None

@@ -14,7 +14,7 @@ from torch.nn import functional
 from . import baselines
 from ._parameters import Configured, Range, parameters, validate
 from .explanation import Explanation
-from .model import RANKS, SHAPES, Model, Network
+from .model import RANKS, SHAPES, Model, Network, map_type
 from .registry import Facts, Registry, as_tuple
 from .targets import Output, Target, TargetLike
 
@@ -200,7 +200,7 @@ class Attributor(Configured):
             )
         if self._budget is not None and sum(self.cost(tuple(images.shape[1:]), **self.params)) > self._budget:
             raise ValueError(_too_dear(type(self), self._budget, self.params, tuple(images.shape[1:])))
-        device, dtype = images.device, images.dtype
+        device = images.device
         images = images.to(model.device or device)
         frozen = model.resolve(images, target)
         with model.uncounted():
@@ -221,7 +221,7 @@ class Attributor(Configured):
         maps = self._resize(native, tuple(images.shape[2:])) if images.ndim == 4 else native
         if images.ndim == 3 and maps.ndim == 2:  # one value for each token
             maps = maps[:, :, None].expand(images.shape).contiguous()
-        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        kind = map_type(inputs)
         return Explanation(
             maps=maps.to(device, kind),
             native=native.to(device, kind),

@@ -13,7 +13,7 @@ from .randomness import uniforms
 Name = Literal["zero", "black", "white", "mean", "blur", "noise", "region_mean"]
 Baseline: TypeAlias = Name | float | Tensor | Callable[[Tensor], Tensor]
 
-__all__ = ["Baseline", "Name", "gaussian_blur", "make"]
+__all__ = ["Baseline", "Name", "gaussian_blur", "make", "region_mean"]
 
 
 def make(
@@ -25,12 +25,12 @@ def make(
         baseline: `"zero"` (the number 0), `"black"` and `"white"` (the model's bounds), `"mean"` (the model's mean: what
             papers call zero, after normalisation), `"blur"` (a Gaussian of a twentieth of the shorter side, edges
             repeated), `"noise"` (uniform within the bounds, without bounds standard normal around the mean; the same for
-            every image), `"region_mean"` (each region's own mean, for methods that have regions), a number, a tensor that
-            broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
+            every image), `"region_mean"` (each region's own mean, for methods that have regions; in tables and tokens the
+            mean), a number, a tensor that broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
         images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
         model: Knows bounds and mean.
         seed: For `"noise"`.
-        labels: For `"region_mean"`: the regions, `(N, H, W)`, `(N, F)` or `(N, T)`.
+        labels: For `"region_mean"`: the regions, `(N, H, W)`.
 
     Returns:
         `(N or 1, C, H or 1, W or 1)`, of the images' dtype and device.
@@ -44,7 +44,10 @@ def make(
         torch.Size([1, 3, 1, 1])
     """
     if isinstance(baseline, str):
-        value = region_mean(images, labels) if baseline == "region_mean" else _named(baseline, images, model, seed)
+        if baseline == "region_mean" and images.ndim == 4:
+            value = region_mean(images, labels)
+        else:  # a column is its own mean
+            value = _named("mean" if baseline == "region_mean" else baseline, images, model, seed)
     elif isinstance(baseline, Tensor):
         value = baseline
     elif callable(baseline):
@@ -99,8 +102,8 @@ def region_mean(images: Tensor, labels: Tensor | None) -> Tensor:
     """Every pixel replaced by the mean of its region, channel by channel.
 
     Args:
-        images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
-        labels: `(N, H, W)`, `(N, F)` or `(N, T)`.
+        images: `(N, C, H, W)`.
+        labels: `(N, H, W)`.
 
     Raises:
         ValueError: There are no regions.
@@ -111,15 +114,12 @@ def region_mean(images: Tensor, labels: Tensor | None) -> Tensor:
     """
     if labels is None:
         raise ValueError("baseline='region_mean' is for methods that have regions: take 'mean' or 'blur' here")
-    flat = labels.flatten(1)
-    # (N, channels, pixels), whatever the kind
-    values = images.flatten(2) if images.ndim == 4 else images.mT if images.ndim == 3 else images[:, None]
-    index = flat[:, None].expand(values.shape)
-    number = int(flat.max()) + 1
+    flat, values = labels.flatten(1), images.flatten(2)
+    values = values if values.dtype == torch.float64 else values.float()  # half precision cannot count to 2049
+    index, number = flat[:, None].expand(values.shape), int(flat.max()) + 1
     total = values.new_zeros(*values.shape[:2], number).scatter_add_(2, index, values)
     area = values.new_zeros(len(flat), number).scatter_add_(1, flat, torch.ones_like(flat, dtype=values.dtype))
-    means = (total / area.clamp_min(1)[:, None]).gather(2, index)
-    return means.reshape(images.shape) if images.ndim == 4 else means.mT if images.ndim == 3 else means[:, 0]
+    return (total / area.clamp_min(1)[:, None]).gather(2, index).to(images.dtype).reshape(images.shape)
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:

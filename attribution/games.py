@@ -12,7 +12,17 @@ from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
 
-__all__ = ["Game"]
+__all__ = ["Game", "ends"]
+
+
+def ends(regions: int) -> Tensor:
+    """The empty coalition and the whole one, `(2, regions)` bool.
+
+    Example:
+        >>> ends(2).tolist()
+        [[False, False], [True, True]]
+    """
+    return torch.tensor([[False], [True]]).expand(2, regions)
 
 
 class Game:
@@ -61,7 +71,13 @@ class Game:
 
         Returns:
             For each image `(m_i,)` float64 on the CPU.
+
+        Raises:
+            ValueError: Coalitions of another number of regions than an image has, or no bool.
         """
+        for one, d in zip(wanted, self.sizes, strict=True):
+            if one.dtype != torch.bool or one.ndim != 2 or one.shape[1] != d:
+                raise ValueError(f"coalitions of {d} regions are (m, {d}) bool, not {tuple(one.shape)} {one.dtype}")
         keys = [[row.tobytes() for row in np.packbits(w.numpy(), axis=1)] for w in wanted]
         fresh: list[dict[bytes, int]] = []
         reused = []
@@ -87,8 +103,7 @@ class Game:
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """The scores of the empty images and of the whole ones, `(N,)` each."""
-        both = [torch.tensor([[False], [True]]).expand(2, d) for d in self.sizes]
-        found = torch.stack(self.values(both))
+        found = torch.stack(self.values([ends(d) for d in self.sizes]))
         return found[:, 0], found[:, 1]
 
     def _evaluate(self, rows: list[Tensor], fresh: list[dict[bytes, int]]) -> None:
@@ -101,7 +116,7 @@ class Game:
             self.inputs, self.baseline, self.labels, lambda row, items: rows[row][items], counts
         )
         scores = masking.evaluate_each(source, self.model, self.target, output=self.output)
-        on_host = torch.cat(scores).double().cpu().split(counts)
+        on_host = torch.cat(scores).cpu().double().split(counts)
         for image, (new, found) in enumerate(zip(fresh, on_host, strict=True)):
             for key, value in zip(new, found.tolist(), strict=True):
                 self._seen[image][key] = value
@@ -142,4 +157,5 @@ class Game:
         if end is None:
             self._places[image][0][key] = value
         else:
-            self.model.shared[end] = self.inputs.new_tensor([value])
+            wide = torch.float32 if self.inputs.device.type == "mps" else torch.float64  # which has no float64
+            self.model.shared[end] = torch.tensor([value], dtype=wide, device=self.inputs.device)

@@ -16,7 +16,10 @@ from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
 
-__all__ = ["Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows", "evaluate", "evaluate_each"]
+__all__ = [
+    "Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows",
+    "beside", "evaluate", "evaluate_each", "identities",
+]  # fmt: skip
 
 
 class Source(Protocol):
@@ -200,6 +203,7 @@ class Evaluations:
             output: Which score; the default is this object's.
             key: Sources with the same key and output are the same: only the first is evaluated.
         """
+        _same_for_all(source)
         output = output or self.output
         key = None if key is None else (key, output)
         if key is not None and key in self._tickets:
@@ -250,21 +254,30 @@ def evaluate(
             with the same baseline, pay for it once: version n must be the same under equal keys.
         every: Whether every class is scored instead of the target: `(N, stop - start, classes)`.
     """
+    _same_for_all(source)
     stop = source.count if stop is None else stop
     if key is None or model.shared is None:
-        (found,) = _scores([_Part(source, start, stop - start)], model, target, output, every=every)
+        (found,) = _scores([_Part.of(source, start, stop)], model, target, output, every=every)
         return found.reshape(len(source.images), stop - start, *found.shape[1:])
     baseline = getattr(source, "baseline", getattr(source, "stand_in", None))
     places = [(key, every, one) for one in identities(source.images, baseline, target, output)]
     known = [model.shared.get(place) for place in places]
-    have = min(0 if one is None else len(one) for one in known)
-    if have < stop:
-        (new,) = _scores([_Part(source, have, stop - have)], model, target, output, every=every)
-        new = new.reshape(len(source.images), stop - have, *new.shape[1:])
-        for place, old, more in zip(places, known, new, strict=True):
-            model.shared[place] = more if have == 0 or old is None else torch.cat([old[:have], more])
-    model.reuse(target.rows.repeat_interleave(max(min(have, stop) - start, 0)))
-    return torch.stack([model.shared[place][start:stop] for place in places])
+    have = [0 if one is None else len(one) for one in known]
+    # what was forgotten before `start` is not evaluated again: nobody asked for it here
+    begin = [min(n, stop) if n >= start else start for n in have]
+    part = _Part(source, begin, [stop - at for at in begin])
+    (new,) = _scores([part], model, target, output, every=every)
+    model.reuse(target.rows.repeat_interleave(torch.tensor(begin) - start))
+    found_each = []
+    for place, old, at, more in zip(places, known, begin, new.split(part.count), strict=True):
+        if old is None or not len(more):
+            whole = more if old is None else old
+        else:
+            whole = torch.cat([old, more]) if at == len(old) else old
+        if at == (0 if old is None else len(old)):
+            model.shared[place] = whole
+        found_each.append(whole[start:stop] if len(whole) >= stop else more)
+    return torch.stack(found_each)
 
 
 def evaluate_each(source: Source, model: Model, target: Target, *, output: Output) -> list[Tensor]:
@@ -296,6 +309,11 @@ class _Same:
         return id(self.function)
 
 
+def _same_for_all(source: Source) -> None:
+    if not isinstance(source.count, int):
+        raise ValueError("this source has other numbers of versions for other images: use evaluate_each")
+
+
 def _counts(source: Any) -> list[int]:
     """How many versions there are of each image."""
     count = source.count
@@ -310,34 +328,42 @@ def _scores(sources: list[Any], model: Model, target: Target, output: Output, *,
     total = [sum(_counts(s)) for s in sources]
     ends = torch.tensor([0, *total]).cumsum(0).tolist()
     at = ends[:-1]
+    device = model.device or sources[0].images.device
     all_of_them: Tensor | None = None
     for sizes, batch in _stream(sources, model, target, output, every=every):
         if all_of_them is None:
-            all_of_them = batch.new_empty(ends[-1], *batch.shape[1:])
+            all_of_them = batch.new_empty(ends[-1], *batch.shape[1:], device=device)
         read = 0
         for which, size in sizes:
             all_of_them[at[which] : at[which] + size] = batch[read : read + size]
             at[which] += size
             read += size
     if all_of_them is None:
-        all_of_them = torch.zeros(0)
+        all_of_them = torch.zeros(0, device=device)
     return [all_of_them[a:b] for a, b in itertools.pairwise(ends)]
 
 
 @dataclass(eq=False)
 class _Part:
-    """Some of a source's versions."""
+    """Some of a source's versions: for each image so many from a start of its own."""
 
     source: Source
-    start: int
-    count: int
+    starts: list[int]
+    count: list[int]
+
+    @classmethod
+    def of(cls, source: Source, start: int, stop: int) -> "_Part":
+        """The same versions of every image."""
+        n = len(source.images)
+        return cls(source, [start] * n, [stop - start] * n)
 
     @property
     def images(self) -> Tensor:
         return self.source.images
 
     def write(self, out: Tensor, row: int, items: slice) -> None:
-        self.source.write(out, row, slice(items.start + self.start, items.stop + self.start))
+        start = self.starts[row]
+        self.source.write(out, row, slice(items.start + start, items.stop + start))
 
 
 def _stream(

@@ -27,7 +27,7 @@ SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens":
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
-__all__ = ["Kind", "Ledger", "Model", "Network"]
+__all__ = ["Kind", "Ledger", "Model", "Network", "map_type"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -328,6 +328,8 @@ class Model:
         self._splits.clear()
         self._calls = None
         self.output_shape = None
+        if self.shared is not None:
+            self.shared.clear()  # what another network was seen to do
 
     # -- checking what comes in ----------------------------------------------------------------------------------------
 
@@ -602,7 +604,7 @@ class Model:
                 ledger.backwards.index_add_(0, rows, one)
         if self._parent is not None:
             parent, forwards = self._parent
-            parent._charge(rows, backward=backward, forward=forward and forwards)
+            parent._charge(rows, backward=backward, forward=forward and forwards, paid=paid)
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:
@@ -888,6 +890,11 @@ class Model:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def map_type(inputs: Tensor) -> torch.dtype:
+    """What maps of these inputs are in: float64 for float64, float32 for all others."""
+    return torch.float64 if inputs.dtype == torch.float64 else torch.float32
 
 
 def _digest(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Label maps: which pixels are removed together."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import Model
+from .model import Model, map_type
 
 Name = Literal["grid", "slic", "felzenszwalb"]
 Regions: TypeAlias = Name | Tensor | Callable[[Tensor], Tensor]
 
-__all__ = ["Name", "Regions", "grid", "make", "most", "paint", "sides", "sizes", "table", "unit_range"]
+__all__ = [
+    "Name", "Picture", "Regions", "grid", "make", "most", "paint", "sides", "sizes", "superpixels", "table", "unit_range",
+]  # fmt: skip
 
 
 def make(regions: Regions, images: Tensor, model: Model, *, n_regions: int = 49) -> Tensor:
@@ -50,7 +53,7 @@ def make(regions: Regions, images: Tensor, model: Model, *, n_regions: int = 49)
             rows, columns = sides(n_regions)
             return grid(space[0], space[1], rows, columns).to(images.device).expand(n, -1, -1)
         unit = unit_range(images, model).cpu()
-        labels = torch.stack([_superpixels(regions, _key(image), n_regions) for image in unit])
+        labels = torch.stack([superpixels(regions, Picture(image), n_regions) for image in unit])
         return labels.to(images.device)
     labels = regions if isinstance(regions, Tensor) else regions(images)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
@@ -117,7 +120,7 @@ def paint(
     Args:
         values: `(d_i,)` for every image.
         labels: `(N, H, W)`, or `(N, F)`, `(N, T)`.
-        inputs: What is explained; maps are of its dtype.
+        inputs: What is explained; maps are on its device.
         share: Whether a pixel gets its share of the region's value, so that the map sums to the values' sum, or all of it.
 
     Returns:
@@ -136,7 +139,7 @@ def paint(
     if share:
         area = torch.zeros_like(whole).scatter_add_(1, flat.cpu(), torch.ones(flat.shape, dtype=whole.dtype))
         filled = whole / (area * (inputs.shape[-1] if inputs.ndim == 3 else 1))
-    maps = filled.to(inputs).gather(1, flat).reshape(labels.shape)
+    maps = filled.to(inputs.device, map_type(inputs)).gather(1, flat).reshape(labels.shape)
     return (maps[:, None] if inputs.ndim == 4 else maps), {"values": whole, "labels": labels}
 
 
@@ -166,18 +169,26 @@ def grid(height: int, width: int, rows: int, columns: int) -> Tensor:
     return (y[:, None] * columns + x[None, :])[None]
 
 
-def _key(image: Tensor) -> tuple[bytes, tuple[int, ...]]:
-    """An image as something that can be looked up."""
-    pixels = image.permute(1, 2, 0).contiguous().float().numpy()
-    return pixels.tobytes(), pixels.shape
+class Picture:
+    """An image to cut up, known by its pixels' digest: who cuts it lets the pixels go, so that a cache need not hold them."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.pixels: Any = image.permute(1, 2, 0).contiguous().float().numpy()
+        self.digest = hashlib.sha256(self.pixels.tobytes() + repr(self.pixels.shape).encode()).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Picture) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 @lru_cache(maxsize=256)
-def _superpixels(name: str, image: tuple[bytes, tuple[int, ...]], n_regions: int) -> Tensor:
+def superpixels(name: str, image: Picture, n_regions: int) -> Tensor:
     """Superpixels of one image; kept, since several methods cut the same image the same way."""
     from skimage.segmentation import felzenszwalb, slic
 
-    pixels = np.frombuffer(image[0], np.float32).reshape(image[1])
+    pixels, image.pixels = image.pixels, None
     n_regions = min(n_regions, pixels.shape[0] * pixels.shape[1])
     if name == "slic":
         # it gives a few more or fewer than it is asked for
@@ -203,10 +214,10 @@ def _superpixels(name: str, image: tuple[bytes, tuple[int, ...]], n_regions: int
             scale *= float(np.clip(found / (0.875 * n_regions), 0.5, 2.0))
         labels = labels if best is None else best
     numbered = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # torch's takes tens of times as long
-    return _merged(torch.from_numpy(numbered), n_regions)
+    return _joined(torch.from_numpy(numbered), n_regions)
 
 
-def _merged(labels: Tensor, most: int) -> Tensor:
+def _joined(labels: Tensor, most: int) -> Tensor:
     """The same regions, the smallest joined to a neighbour until there are no more than `most`."""
     while (number := int(labels.max()) + 1) > most:
         areas = torch.bincount(labels.flatten(), minlength=number)

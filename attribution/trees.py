@@ -73,20 +73,21 @@ def make(kind: Kind, inputs: Tensor, model: Model, *, leaves: int = 2048) -> lis
         return [Tree(tree.labels[0], tree.children, tree.spans, tree.areas)] * len(inputs)
     if kind == "axis":
         return [halve(inputs.shape[2], inputs.shape[3], leaves)] * len(inputs)
-    return [_of_image(regions._key(image), leaves) for image in regions.unit_range(inputs, model).cpu()]
+    return [_of_image(regions.Picture(image), leaves) for image in regions.unit_range(inputs, model).cpu()]
 
 
 @lru_cache(maxsize=64)
-def _of_image(image: tuple[bytes, tuple[int, ...]], leaves: int) -> Tree:
+def _of_image(image: regions.Picture, leaves: int) -> Tree:
     """The binary partition tree of one image; kept, since several methods cut the same image the same way."""
     from skimage.color import rgb2lab
 
-    pixels = np.frombuffer(image[0], np.float32).reshape(image[1])
+    pixels = image.pixels
     height, width, channels = pixels.shape
     if height * width <= leaves:
         labels = np.arange(height * width).reshape(height, width)
     else:
-        labels = regions._superpixels("slic", image, leaves).numpy()
+        labels = regions.superpixels("slic", image, leaves).numpy()
+    image.pixels = None
     # in steps of eight bits, one of which `merge` adds to every range
     colours = rgb2lab(pixels) * [255 / 100, 255 / 256, 255 / 256] if channels == 3 else pixels * 255.0
     return merge(labels, colours.astype(np.float64))

@@ -164,7 +164,10 @@ def enlargement(length: int, grid: int, cell: int) -> Tensor:
 
 
 class Estimate(NamedTuple):
-    """Maps `(I, ...)` and the half-width of their 95% interval at every pixel, infinite where nothing is known of it."""
+    """Maps `(I, ...)` and the half-width of their 95% interval at every pixel.
+
+    It is infinite where half of the groups of masks do not show the pixel.
+    """
 
     maps: Tensor
     half_width: Tensor
@@ -205,6 +208,8 @@ def estimate(
     shown = [bank.combine(ones, some)[0] for some in members]
     below = shown if normalize == "sum" else [torch.full_like(shown[0], len(some) * keep) for some in members]
     everywhere, divisor = torch.stack(shown).sum(0), torch.stack(below).sum(0)
+    # a pixel that few groups show has few differences, and one that a single one shows has none
+    seen = torch.stack([part > 1e-9 for part in shown]).sum(0) * 2 >= groups
     maps, half = [], []
     for one in weights:  # group by group: ten maps at once would each be new memory
         found = divide(bank.combine(one[None])[0], divisor)
@@ -220,7 +225,7 @@ def estimate(
             continue
         t = float(stats.t.ppf(0.975, groups - 1))
         width = t * (error * groups / (groups - 1)).sqrt() / divisor.clamp_min(1e-9)
-        half.append(torch.where(divisor > 1e-9, width, torch.inf))
+        half.append(torch.where(seen, width, torch.inf))
     scale = n * keep if normalize == "none" else 1.0
     return Estimate(torch.stack(maps) * scale, torch.stack(half) * scale)
 

@@ -18,7 +18,7 @@ class Regional(Attributor):
 
     Args:
         regions: Which pixels are removed together: "slic", "grid", "felzenszwalb", a tensor of labels (H, W) or (N, H, W),
-            or a callable. In a table every column, in tokens every token is a region.
+            or a callable, which makes n_regions at most. In a table every column, in tokens every token is a region.
         n_regions: The most regions of an image; superpixels give about as many.
         baseline: What stands in for a removed region: "zero", "black", "white", "mean", "blur", "noise", "region_mean", a
             number, a tensor or a callable.
@@ -31,9 +31,13 @@ class Regional(Attributor):
     def game(self, inputs: Tensor, target: Target) -> Game:
         """The score of every image as a function of the regions that are kept."""
         labels = maps_of_regions.make(self.regions, inputs, self.model, n_regions=self.n_regions)
-        # a column is its own mean
-        named = "mean" if inputs.ndim != 4 and self.baseline == "region_mean" else self.baseline
-        baseline = baselines.make(named, inputs, self.model, seed=getattr(self, "seed", 0), labels=labels)
+        made, most = max(maps_of_regions.sizes(labels)), self.players(self, tuple(inputs.shape[1:]))
+        if made > most:  # a callable's: what it costs must be known beforehand
+            raise ValueError(
+                f"{self.name}: the regions callable made {made} regions, and n_regions={self.n_regions}: pass "
+                f"n_regions={made}"
+            )
+        baseline = baselines.make(self.baseline, inputs, self.model, seed=getattr(self, "seed", 0), labels=labels)
         return Game(self.model, inputs, baseline, labels, target, output=self.output)
 
     @classmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import masking
 from ..designs import Sampler, points
-from ..model import Model
+from ..model import Model, map_type
 from ..targets import Output, Target
 
 Estimator = Literal["jansen", "homma", "saltelli", "janon", "glen"]
@@ -73,7 +73,7 @@ class Design:
         return self.ends[-1] + (self.b_ends[-1] if index == "first" else 0)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def design(dimensions: int, designs: int, sampler: Sampler, seed: int) -> Design:
     """The design of `designs` points in `dimensions` coordinates: a and b are the halves of points in twice as many.
 
@@ -336,6 +336,9 @@ def measure(
             a = known[i, plan.place[:stop, 0]]
             c = known[i, plan.place[:stop, 1:][:, column]]
             b = known[i, plan.b_place[:stop]] if index == "first" else a
+            if not bool(torch.cat([a, b, c.flatten()]).isfinite().all()):  # the map will say so
+                total[i] = first[i] = values[i] = torch.nan
+                continue
             total[i, column] = total_order(a, c, estimator)
             if index == "first":
                 first[i, column] = first_order(b, c, estimator)
@@ -419,5 +422,5 @@ class _Stage:
 
 
 def share(values: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Numbers `(N, ..., d)` with their cells laid out, of the inputs' dtype and on their device."""
-    return values.to(like).reshape(*values.shape[:-1], *shape)
+    """Numbers `(N, ..., d)` with their cells laid out, on the inputs' device."""
+    return values.to(like.device, map_type(like)).reshape(*values.shape[:-1], *shape)

@@ -11,6 +11,7 @@ from .._parameters import Count, Range, Seed
 from ..attributor import Attributor, Computed, Resize, register
 from ..designs import DIMENSIONS, Sampler, bernoulli, points
 from ..games import Game
+from ..model import map_type
 from ..targets import Target
 
 Bandwidth = Literal["median_distance", "median_score"]
@@ -292,15 +293,16 @@ class HSIC(Attributor):
         widths = [width(y, self.bandwidth) for y in scores]
         found = [features(y, w) for y, w in zip(scores, widths, strict=True)]
         indices = torch.stack([_dependence(_centred(coalitions), phi) for phi in found])
-        indices = indices.to(inputs).reshape(-1, *native)
+        indices = indices.to(inputs.device, map_type(inputs)).reshape(-1, *native)
         details: dict[str, Any] = {"indices": indices, "bandwidth": torch.tensor(widths), "sampler": sampler}
         if self.permutations:
             rng = np.random.default_rng(np.random.SeedSequence((self.seed, STREAM)))
             order = torch.from_numpy(np.stack([rng.permutation(self.designs) for _ in range(self.permutations)]))
             p_values = torch.stack([permutation_p_values(coalitions, phi, order) for phi in found])
-            details["p_values"] = p_values.to(inputs).reshape(indices.shape)
+            details["p_values"] = p_values.to(inputs.device, map_type(inputs)).reshape(indices.shape)
         if self.interactions:
-            details["interactions"] = torch.stack([interactions_dirac(coalitions, phi) for phi in found]).to(inputs)
+            pairs = torch.stack([interactions_dirac(coalitions, phi) for phi in found])
+            details["interactions"] = pairs.to(inputs.device, map_type(inputs))
         return Computed(indices[:, None] if inputs.ndim == 4 else indices, details)
 
     @classmethod

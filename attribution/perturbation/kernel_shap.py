@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import designs
 from .._parameters import Range, Seed
 from ..attributor import Computed, register
-from ..games import Game
+from ..games import Game, ends
 from ..randomness import uniforms
 from ..regions import paint, table
 from ..targets import Target
@@ -106,6 +106,9 @@ def uniform_bank(d: int, samples: int, seed: int) -> Bank:
     times = torch.zeros(len(rows), GROUPS, dtype=torch.float64)
     weight = 1 / (sizes[inside] * (d - sizes[inside])).double()
     times.index_put_((place, numbers[inside] % GROUPS), weight, accumulate=True)
+    if len(rows) == 2**d - 2:  # all of them: then nothing is left to chance
+        law = torch.tensor([p / math.comb(d, k) for k, p in enumerate(sizes_law(d), 1)], dtype=torch.float64)
+        return Bank(rows, law[rows.sum(1) - 1], torch.zeros_like(times), 0.0)
     return Bank(rows, torch.zeros(len(rows), dtype=torch.float64), times, 1.0)
 
 
@@ -133,7 +136,7 @@ def _draw(d: int, allowed: list[int], law: list[float], most: int, seed: int) ->
     packed = pairs.numpy()
     for n in range(len(first)):
         keys = [packed[2 * n].tobytes(), packed[2 * n + 1].tobytes()]
-        if len(index.keys() | set(keys)) > most:
+        if len(index) + sum(key not in index for key in set(keys)) > most:
             break
         for offset, key in enumerate(keys):
             if key not in index:
@@ -185,11 +188,11 @@ def kernel_shap(
         sampling: `"kernel"` or `"uniform"`: see `bank` and `uniform_bank`.
     """
     make = bank if sampling == "kernel" else uniform_bank
-    banks = [make(d, samples - 2, seed) if d > 1 else None for d in game.sizes]
-    wanted = []
-    for d, one in zip(game.sizes, banks, strict=True):
-        ends = torch.tensor([[False], [True]]).expand(2, d)
-        wanted.append(ends if one is None else torch.cat([ends, one.rows]))
+    made = {d: make(d, samples - 2, seed) for d in set(game.sizes) if d > 1}
+    banks = [made.get(d) for d in game.sizes]
+    wanted = [
+        ends(d) if one is None else torch.cat([ends(d), one.rows]) for d, one in zip(game.sizes, banks, strict=True)
+    ]
     values, widths = [], []
     for scores, one in zip(game.values(wanted), banks, strict=True):
         total, above = scores[1] - scores[0], scores[2:] - scores[0]

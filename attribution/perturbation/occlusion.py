@@ -9,8 +9,9 @@ from .. import baselines, masking
 from .._parameters import Count
 from ..attributor import Attributor, Computed, register
 from ..games import Game
-from ..model import Model
+from ..model import Model, map_type
 from ..targets import Output, Target
+from .feature_ablation import feature_ablation
 
 Size: TypeAlias = Count | tuple[int, int]
 
@@ -64,7 +65,7 @@ def occlusion(
     else:  # others know the clean image, or will want to
         clean = masking.evaluate(whole, model, target, output=output, key="clean")
         covered = masking.evaluate(cut, model, target, output=output, key=("occlusion", size, steps))
-    falls = (clean - covered).to(inputs).reshape(len(inputs), len(tops), len(lefts))
+    falls = (clean - covered).to(inputs.device, map_type(inputs)).reshape(len(inputs), len(tops), len(lefts))
     # each pixel's mean over its windows, as two matrix products: which windows cover which row and which column
     rows = _cover(tops, size[0], inputs.shape[2]).to(falls)
     columns = _cover(lefts, size[1], inputs.shape[3]).to(falls)
@@ -77,10 +78,7 @@ def leave_one_out(model: Model, inputs: Tensor, baseline: Tensor, target: Target
     """The fall of the score without each column of a table, or each token, `(N, F)` or `(N, T)`; arguments as above."""
     labels = torch.arange(inputs.shape[1], device=inputs.device).expand(len(inputs), -1)
     game = Game(model, inputs, baseline, labels, target, output=output)
-    cells = inputs.shape[1]
-    kept = torch.cat([torch.ones(1, cells, dtype=torch.bool), ~torch.eye(cells, dtype=torch.bool)])
-    scores = torch.stack(game.values([kept] * len(inputs)))
-    return (scores[:, :1] - scores[:, 1:]).to(inputs)
+    return torch.stack(feature_ablation(game)).to(inputs.device, map_type(inputs))
 
 
 def _cover(starts: list[int], window: int, length: int) -> Tensor:

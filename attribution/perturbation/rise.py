@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import baselines, masking
 from .._parameters import Count, Fraction, Range, Seed
 from ..attributor import Attributor, Computed, register
-from ..model import Model
+from ..model import Model, map_type
 from ..targets import Output, Target
 from ._masks import CellBank, Estimate, MaskBank, Normalize, divide, estimate
 
@@ -175,7 +175,7 @@ class RISE(Attributor):
             running = [row for row in running if not self._settled(found[row], own(scores[row][None], [row]))]
             if not running:
                 break
-        kind = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+        kind = map_type(inputs)
         maps, half_width = (torch.stack(part).to(kind) for part in zip(*found, strict=True))
         aimed = [own(one[None], [row])[0] for row, one in enumerate(scores)]
         image = (slice(None), None) if inputs.ndim == 4 else ()

@@ -63,8 +63,8 @@ def owen(
         >>> owen([tree], together, evaluations=100)[0].values.tolist()
         [0.25, 0.25, 0.5, 0.0]
     """
-    ends = play([torch.tensor([[False], [True]]).expand(2, len(tree.areas)) for tree in forest])
-    found = [_Search(tree, *both.tolist(), room=evaluations) for tree, both in zip(forest, ends, strict=True)]
+    first = play([games.ends(len(tree.areas)) for tree in forest])
+    found = [_Search(tree, *both.tolist(), room=evaluations) for tree, both in zip(forest, first, strict=True)]
     while True:
         wanted = [one.ask(splits, tolerance, noise) for one in found]
         if not any(map(len, wanted)):
@@ -243,7 +243,7 @@ class ShapBPT(Attributor):
         maps = torch.stack([one.values[tree.labels] for one, tree in zip(found, made, strict=True)]) / share
         details = {
             "leaves": labels,
-            "regions": torch.stack([one.pieces[tree.labels] for one, tree in zip(found, made, strict=True)]),
+            "regions": torch.stack([one.pieces[tree.labels] for one, tree in zip(found, made, strict=True)]).to(inputs.device),
             "remaining": torch.tensor([one.remaining for one in found], dtype=torch.float64),
             "evaluations": torch.tensor([one.evaluations for one in found]),
         }

@@ -99,7 +99,8 @@ class Sobol(Attributor):
         grid: Cells per side of an image; tables and tokens have their own.
         designs: Points of the design; each costs cells + 1 forwards. A power of two for the samplers "sobol" and
             "official", and whatever the sampler where a budget picks it.
-        estimator: Which estimator of the index.
+        estimator: Which estimator of the index. Jansen's and Glen's do not move when a constant is added to the score; the
+            other three do, by their formulas, and much so with few points.
         index: "total" (with all interactions) or "first" (alone; one forward more for every point).
         sampler: "sobol" (scrambled), "official" (unscrambled, as the authors' code: its first points are 0 and 1/2
             everywhere, so indices come out too small by a share of about 2 / designs, and up to a fifth of the calls is

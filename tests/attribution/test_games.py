@@ -125,6 +125,108 @@ def test_keyed_evaluations_go_on_where_shorter_ones_ended(setting):
     assert torch.equal(middle, long[:, 3:6])
 
 
+def test_each_image_goes_on_where_it_ended(setting):
+    """Neither more is evaluated than was asked for, nor what is known forgotten."""
+    model, x, _ = setting
+    target = model.resolve(x, 0)
+    masks = torch.rand(30, 1, 8, 8, dtype=torch.float64)
+
+    def source(rows):
+        return masking.Masks(x[rows], baselines.make(0.0, x, model), lambda items: masks[items], 30)
+
+    whole = masking.evaluate(source([0, 1]), model, target, output="logit")
+    with model.sharing():
+
+        def run(rows, start, stop):
+            before = model.forwards
+            found = masking.evaluate(
+                source(rows), model, target.take(torch.tensor(rows)), output="logit", start=start, stop=stop, key="bank"
+            )
+            torch.testing.assert_close(found, whole[rows, start:stop])
+            return model.forwards - before
+
+        assert run([0], 0, 20) == 20
+        assert run([0, 1], 0, 8) == 8  # the other's
+        assert run([0], 0, 20) == 0  # nothing was cut off
+        assert run([1], 15, 20) == 5  # not what lies between, and what has a gap before it is not kept
+        assert run([1], 8, 20) == 12
+        assert run([0, 1], 5, 30) == 20
+
+
+def test_a_network_trained_on_is_not_explained_by_its_past(networks, images):
+    network, x = networks.cnn(), images(1)
+    model = Model(network)
+    made = attribution.create("feature_ablation", model, regions="grid", n_regions=4)
+    with model.sharing():
+        first = made.attribute(x, 0)
+        with torch.no_grad():
+            network[-1].weight.mul_(3.0)
+        then = made.attribute(x, 0)
+    torch.testing.assert_close(then, 3 * first, rtol=1e-3, atol=1e-5)
+
+
+def test_coalitions_must_be_the_game_s(setting):
+    model, x, labels = setting
+    one = game(model, x, labels)
+    for wrong in (torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 4), torch.zeros(4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"coalitions of 4 regions are \(m, 4\) bool"):
+            one.values([wrong, torch.zeros(0, 6, dtype=torch.bool)])
+
+
+def test_sources_that_differ_between_images_go_elsewhere(setting):
+    model, x, labels = setting
+    black = torch.zeros(1, 3, 1, 1).double()
+    source = masking.Coalitions(x, black, labels, lambda row, items: torch.ones(2, (4, 6)[row])[items], [2, 1])
+    target = model.resolve(x, 0)
+    with pytest.raises(ValueError, match="use evaluate_each"):
+        masking.evaluate(source, model, target, output="logit")
+    with pytest.raises(ValueError, match="use evaluate_each"):
+        masking.Evaluations(model, target).ask(source)
+    assert [len(v) for v in masking.evaluate_each(source, model, target, output="logit")] == [2, 1]
+
+
+@pytest.mark.parametrize("name", ["rise", "sobol"])
+def test_a_budget_holds_within_a_comparison_too(name):
+    """Images that stop leave others behind, whose parts of a callable target are new objects."""
+
+    class Own:
+        def __init__(self, scale):
+            self.scale = scale
+
+        def __call__(self, out):
+            return out[:, 0] * self.scale
+
+        def take(self, rows):
+            return Own(self.scale[rows])
+
+    class Rough(torch.nn.Module):
+        def forward(self, x):
+            return (x.mean((1, 2, 3)) + x[:, 0, :4].amax((1, 2)).sin() * x[:, 1, 4:].amin((1, 2)))[:, None]
+
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x[0] = 0.5 * (x[0] > 2)  # a black one is settled at once
+    model = Model(Rough(), activation="none")
+    made = attribution.create(name, model, budget=1000, tolerance=1e-4, grid=3, baseline="zero")
+    alone = made.explain(x, Own(torch.ones(2)))
+    with model.sharing():
+        found = made.explain(x, Own(torch.ones(2)))
+    assert int(found.forwards.max()) <= 1000
+    assert torch.equal(found.forwards, alone.forwards)
+    assert found.forwards[0] < found.forwards[1]
+
+
+def test_half_precision_images_lose_nothing_between_methods(networks, images):
+    x = images(1).bfloat16()
+    model = Model(networks.cnn(), fast=False)
+    occlusion = attribution.create("occlusion", model, window=4, stride=4)
+    alone = occlusion.attribute(x, 0)
+    with model.sharing():
+        attribution.create("feature_ablation", model, regions="grid", n_regions=4).attribute(x, 0)
+        # the clean image is in another batch now: float32 rounding, where bfloat16's would be 4e-3
+        torch.testing.assert_close(occlusion.attribute(x, 0), alone, rtol=0, atol=1e-6)
+    assert alone.dtype == torch.float32
+
+
 def test_a_study_pays_once_for_what_its_methods_share(networks, images):
     """KernelSHAP takes every coalition of one missing region; ablation wants just these."""
     x = images(3)
@@ -253,6 +355,13 @@ def test_the_mean_of_a_region():
             torch.testing.assert_close(found[i][:, inside], wanted)
     with pytest.raises(ValueError, match="methods that have regions"):
         baselines.make("region_mean", x, Model(lambda x: x))
+    # a column is its own mean: nothing would be removed
+    table = Model(lambda x: x, kind="table", mean=(0.5,) * 4)
+    wanted = baselines.make("mean", torch.rand(2, 4), table)
+    assert torch.equal(baselines.make("region_mean", torch.rand(2, 4), table), wanted)
+    grey = torch.rand(1, 1, 64, 64).half()
+    found = baselines.make("region_mean", grey, Model(lambda x: x), labels=torch.zeros(1, 64, 64).long())
+    torch.testing.assert_close(found.float(), grey.float().mean().expand(1, 1, 64, 64), rtol=1e-3, atol=0)
 
 
 def test_methods_of_one_stream_keep_the_ledger_of_each(networks, images):

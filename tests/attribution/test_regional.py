@@ -171,6 +171,14 @@ def test_kernel_shap_of_pairs_is_exact_with_few_samples():
     np.testing.assert_allclose(found.numpy(), exact.numpy(), atol=FINE)
 
 
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_kernel_shap_on_uniform_sizes_is_exact_over_all_coalitions(d):
+    function = rough(d, d)
+    (found,), (width,) = kernel_shap(Table(d, function), samples=600, seed=0, sampling="uniform")
+    np.testing.assert_allclose(found.numpy(), shapley(d, function).numpy(), atol=FINE)
+    assert not width.any()
+
+
 def test_kernel_shap_on_uniform_sizes_aims_at_the_same(networks, images):
     function = rough(10, 1)
     truth, inside = shapley(10, function), []
@@ -515,8 +523,30 @@ def test_a_budget_holds_for_every_image(networks, images, name):
         assert int((found.forwards + found.backwards).max()) <= budget
 
 
+def test_a_callable_may_not_make_more_regions_than_were_paid_for(networks, images):
+    made = attribution.create("feature_ablation", networks.cnn(), regions=lambda x: cells(rows=4, columns=4), n_regions=9)
+    with pytest.raises(ValueError, match="made 16 regions, and n_regions=9: pass n_regions=16"):
+        made.attribute(images(1), 0)
+
+
+@pytest.mark.parametrize("name", attribution.available("perturbation/*"))
+def test_a_network_that_gives_nan_is_named(name):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.where(x.mean((1, 2, 3))[:, None] > 0.3, torch.nan, x.mean((1, 2, 3))[:, None].expand(-1, 3))
+
+    options = attribution.attributor.REGISTRY.find(name).facts.tags["small"]
+    made = attribution.create(name, Model(Broken()), **options)
+    with pytest.raises(ValueError, match=r"NaN or infinite values"):
+        made.attribute(torch.full((1, 3, 16, 16), 0.9), 0)
+
+
 def test_bad_options_get_a_sentence(networks):
     network = networks.cnn()
+    with pytest.raises(TypeError, match="regions"):
+        attribution.create("lime", network, regions=np.zeros((8, 8), int))
+    with pytest.raises(TypeError, match="alpha=inf"):
+        attribution.create("lime", network, alpha=float("inf"))
     with pytest.raises(ValueError, match="does not fit images"):
         attribution.create("lime", network, regions=torch.zeros(3, 3).long()).attribute(torch.rand(1, 3, 8, 8), 0)
     with pytest.raises(ValueError, match="samples=1"):

@@ -539,3 +539,15 @@ def test_tokens_are_tables_of_tokens():
 def test_bad_options(networks, options, message):
     with pytest.raises(ValueError, match=message):
         attribution.create("rise", networks.cnn(), **options)
+
+
+def test_a_pixel_that_few_masks_show_has_no_interval():
+    """One group's differences are none: a width of 0 would be a promise."""
+    bank = MaskBank(8, 8, grid=4, keep=0.03, masks=40, seed=0, dtype=torch.float64)
+    scores = torch.rand(1, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = estimate(bank, scores, keep=0.03, normalize="sum", control_variate=False)
+    masks = bank(slice(0, 40))[:, 0]
+    groups = torch.stack([masks[g::10].sum(0) > 0 for g in range(10)]).sum(0)
+    assert torch.equal(found.half_width[0].isinf(), groups < 5)
+    assert bool((found.half_width[0][groups >= 5] > 0).all())
+    assert 0 < int((groups < 5).sum()) < 64
