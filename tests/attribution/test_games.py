@@ -145,10 +145,11 @@ def test_each_image_goes_on_where_it_ended(setting):
             torch.testing.assert_close(found, whole[rows, start:stop])
             return model.forwards - before
 
-        assert run([0], 0, 20) == 20
+        assert run([0], 3, 5) == 2
+        assert run([0], 0, 20) == 20  # what has a gap before it was not kept
         assert run([0, 1], 0, 8) == 8  # the other's
         assert run([0], 0, 20) == 0  # nothing was cut off
-        assert run([1], 15, 20) == 5  # not what lies between, and what has a gap before it is not kept
+        assert run([1], 15, 20) == 5  # not what lies between
         assert run([1], 8, 20) == 12
         assert run([0, 1], 5, 30) == 20
 
