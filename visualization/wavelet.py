@@ -136,7 +136,8 @@ def _legend(sheet: Sheet, y: float, most: float, percentile: float) -> float:
         "red: takes part in the score's variance, unsigned. Maps go from their lowest value to the "
         f"{_style.ordinal(percentile)}; the plane from 0 to the largest index of a detail, {most:.3g}"
     )
-    after = sheet.text(MARGIN + CELL + GAP, y - 0.02, said, wide - CELL - GAP, size=SMALL, colour=GREY, lines=4)
+    room = wide - CELL - 3 * GAP  # letters are wider at less than 100 dots an inch
+    after = sheet.text(MARGIN + CELL + GAP, y - 0.02, said, room, size=SMALL, colour=GREY, lines=4)
     y = sheet.text(MARGIN, y + 0.19, "least", CELL / 2, size=SMALL)
     sheet.right(MARGIN + CELL / 2, y - SMALL * 1.25 / 72 - _style.LEADING, "important", CELL / 2, size=SMALL)
     return max(y, after)
