@@ -285,7 +285,7 @@ def compare(
         OSError: `out` cannot be written to.
 
     Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
         >>> study = compare(network, torch.rand(3, 3, 4, 4), attributors=["saliency", ("rise", {"masks": 20})], progress=False)
         >>> study.summary().loc["insertion", "rank"].tolist()
         [1.0, 2.0]

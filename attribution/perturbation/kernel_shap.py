@@ -95,7 +95,7 @@ def uniform_bank(d: int, samples: int, seed: int) -> Bank:
         seed: Draw n depends on seed and n alone.
 
     Example:
-        >>> uniform_bank(4, 60, 0).mass
+        >>> uniform_bank(9, 60, 0).mass
         1.0
     """
     drawn = designs.uniform_sizes(seed, samples, d)
