@@ -16,7 +16,8 @@ Name = Literal["grid", "slic", "felzenszwalb"]
 Regions: TypeAlias = Name | Tensor | Callable[[Tensor], Tensor]
 
 __all__ = [
-    "Name", "Picture", "Regions", "grid", "make", "most", "paint", "sides", "sizes", "superpixels", "table", "unit_range",
+    "Name", "Picture", "Regions",
+    "cells", "grid", "layout", "make", "most", "paint", "sides", "sizes", "superpixels", "table", "unit_range",
 ]  # fmt: skip
 
 
@@ -78,6 +79,28 @@ def sides(n_regions: int) -> tuple[int, int]:
     """
     rows = math.isqrt(n_regions)
     return rows, n_regions // rows
+
+
+def layout(side: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Cells of an input of this shape, without the batch axis: (rows, columns), or columns of a table, or tokens.
+
+    Example:
+        >>> layout(8, (3, 5, 224)), layout(8, (12,))
+        ((5, 8), (12,))
+    """
+    return (min(side, shape[1]), min(side, shape[2])) if len(shape) == 3 else (shape[0],)
+
+
+def cells(layout: Sequence[int], inputs: Tensor) -> Tensor:
+    """The cell of each pixel, column or token, the same for all inputs: `(H, W)`, `(F,)` or `(T,)`.
+
+    Example:
+        >>> cells((1, 2), torch.zeros(3, 1, 2, 4)).tolist(), cells((3,), torch.zeros(5, 3)).tolist()
+        ([[0, 0, 1, 1], [0, 0, 1, 1]], [0, 1, 2])
+    """
+    if inputs.ndim == 4:
+        return grid(inputs.shape[2], inputs.shape[3], layout[0], layout[1])[0].to(inputs.device)
+    return torch.arange(layout[0], device=inputs.device)
 
 
 def unit_range(images: Tensor, model: Model) -> Tensor:

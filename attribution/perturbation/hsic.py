@@ -18,8 +18,6 @@ Bandwidth = Literal["median_distance", "median_score"]
 STREAM = 1_000_002  # of the permutations, apart from the design's
 NUMBERS = 1 << 19  # in one chunk of permuted features: larger ones are new memory each time
 
-__all__ = ["HSIC", "features", "hsic_dirac", "interactions_dirac", "permutation_p_values", "width"]
-
 
 def width(y: Tensor, bandwidth: Bandwidth = "median_distance") -> float:
     """The width of the scores' Gaussian kernel; 0 where the scores are constant.
@@ -277,13 +275,9 @@ class HSIC(Attributor):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, grid, grid)`, `(N, F)` or `(N, T)`."""
-        if inputs.ndim == 4:
-            height, width_ = inputs.shape[2:]
-            native: tuple[int, ...] = (min(self.grid, height), min(self.grid, width_))
-            labels = regions.grid(height, width_, *native).to(inputs.device).expand(len(inputs), -1, -1)
-        else:
-            native = tuple(inputs.shape[1:2])
-            labels = regions.make("grid", inputs, self.model)
+        native = regions.layout(self.grid, inputs.shape[1:])
+        labels = regions.cells(native, inputs)
+        labels = labels.expand(len(inputs), *labels.shape)
         coalitions, sampler = design(int(np.prod(native)), self.designs, self.sampler, self.seed)
         if self.interactions:
             _check_pairs(coalitions, sampler)

@@ -1,6 +1,6 @@
 """Sobol attribution: the share of the score's variance in which each cell takes part."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -57,16 +57,6 @@ class Amplitudes:
         added = (self.versions(row, items).to(out.device, out.dtype) - 0.5) * self.amplitude
         added = added.index_select(1, self.labels.flatten()).reshape(-1, *self.labels.shape)
         torch.add(self.images[row], masking.beside(added, self.images), out=out)
-
-
-def layout(grid: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """Cells of an input of this shape, without the batch axis: (rows, columns), or columns of a table, or tokens.
-
-    Example:
-        >>> layout(8, (3, 5, 224)), layout(8, (12,))
-        ((5, 8), (12,))
-    """
-    return (min(grid, shape[1]), min(grid, shape[2])) if len(shape) == 3 else (shape[0],)
 
 
 @register(
@@ -159,9 +149,8 @@ class Sobol(Attributor):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, grid, grid)`, `(N, F)` or `(N, T)`."""
-        cells = layout(self.grid, inputs.shape[1:])
-        labels = regions.grid(*inputs.shape[2:], *cells)[0] if inputs.ndim == 4 else torch.arange(cells[0])
-        labels = labels.to(inputs.device)
+        cells = regions.layout(self.grid, inputs.shape[1:])
+        labels = regions.cells(cells, inputs)
         key: tuple[Hashable, ...]
         if self.perturbation == "amplitude":
             key = ("amplitude", self.amplitude, cells)
@@ -208,7 +197,7 @@ class Sobol(Attributor):
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return _plan(options, layout(options.grid, shape)).cost(options.index), 0
+        return _plan(options, regions.layout(options.grid, shape)).cost(options.index), 0
 
 
 def _plan(options: Any, cells: tuple[int, ...]) -> Design:
