@@ -245,6 +245,7 @@ def per_level(indices: Tensor, levels: int, plane: tuple[int, int], size: tuple[
     stochastic=True,
     granularity="cell",
     signed=False,
+    offset=True,
     samples="designs",
     small={"grid": 4, "designs": 32, "levels": 1},
     paper="Kasmi, Dubus, Saint-Drenan and Blanc 2023, arXiv:2305.14979",
@@ -279,7 +280,8 @@ class WCAM(Attributor):
         seed: For the points and the intervals.
 
     Returns:
-        `(N, 1, H, W)`, all scales summed. In the details `"indices"` is `(N, grid, grid)` over the packed plane,
+        `(N, 1, H, W)`, all scales summed; a scale of a single cell adds the same everywhere, so figures show what differs
+        from the map's mean. In the details `"indices"` is `(N, grid, grid)` over the packed plane,
         `"interval"` `(N, 2, grid, grid)` its 95% interval, `"levels"` `(N, levels + 1, H, W)` the map of every scale, the
         approximation first, then details from coarse to fine, and `"designs"` how many points were used.
 
