@@ -893,7 +893,8 @@ def test_batch_mates_that_matter_are_warned_of(images):
 def test_a_network_that_draws_is_warned_of(images):
     state = torch.get_rng_state()
     with pytest.warns(RuntimeWarning, match="from call to call"):
-        Model(lambda x: functional.dropout(x, 0.5, training=True).flatten(1)[:, :3]).scores(images(), 0)
+        # 192 outputs: of three, two calls would drop the same once in eight
+        Model(lambda x: functional.dropout(x, 0.5, training=True).flatten(1)).scores(images(), 0)
     assert torch.equal(torch.get_rng_state(), state)  # and yet the caller's generator is as it was
 
 
