@@ -49,7 +49,7 @@ def make(regions: Regions, images: Tensor, model: Model, *, n_regions: int = 49)
         if n_regions < 1:
             raise ValueError(f"n_regions={n_regions}: at least one region is needed")
         if images.ndim != 4:
-            return torch.arange(space[0], device=images.device).expand(n, -1)
+            return cells(space, images).expand(n, -1)
         if regions == "grid":
             rows, columns = sides(n_regions)
             return grid(space[0], space[1], rows, columns).to(images.device).expand(n, -1, -1)

@@ -3,9 +3,9 @@
 from typing import Literal, NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor
 
+from ..intervals import student
 from ..randomness import uniforms
 
 Normalize = Literal["sum", "count", "none"]
@@ -166,7 +166,7 @@ def enlargement(length: int, grid: int, cell: int) -> Tensor:
 class Estimate(NamedTuple):
     """Maps `(I, ...)` and the half-width of their 95% interval at every pixel.
 
-    It is infinite where half of the groups of masks do not show the pixel.
+    It is infinite where more than half of the groups of masks never show the pixel.
     """
 
     maps: Tensor
@@ -223,8 +223,7 @@ def estimate(
         if groups == 1:
             half.append(torch.full_like(found, torch.inf))
             continue
-        t = float(stats.t.ppf(0.975, groups - 1))
-        width = t * (error * groups / (groups - 1)).sqrt() / divisor.clamp_min(1e-9)
+        width = student(groups) * (error * groups / (groups - 1)).sqrt() / divisor.clamp_min(1e-9)
         half.append(torch.where(seen, width, torch.inf))
     scale = n * keep if normalize == "none" else 1.0
     return Estimate(torch.stack(maps) * scale, torch.stack(half) * scale)

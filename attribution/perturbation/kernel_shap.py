@@ -11,6 +11,7 @@ from .. import designs
 from .._parameters import Range, Seed
 from ..attributor import Computed, register
 from ..games import Game, ends
+from ..intervals import student
 from ..randomness import uniforms
 from ..regions import paint, table
 from ..targets import Target
@@ -18,7 +19,6 @@ from ._regional import Regional
 
 Sampling = Literal["kernel", "uniform"]
 GROUPS = 10  # of draws, for the intervals
-STUDENT = 2.262  # 97.5% of Student's distribution with 9 degrees of freedom
 
 
 class Bank(NamedTuple):
@@ -221,7 +221,7 @@ def _jackknife(one: Bank, above: Tensor, total: Tensor) -> Tensor:
     if int((one.times.sum(0) > 0).sum()) < GROUPS:
         return torch.full((d,), torch.nan, dtype=torch.float64)
     found = torch.stack([solve(one.rows, above, _weights(one, group), total) for group in range(GROUPS)])
-    return STUDENT * ((GROUPS - 1) * found.var(0, correction=0)).sqrt()
+    return student(GROUPS) * ((GROUPS - 1) * found.var(0, correction=0)).sqrt()
 
 
 @register(

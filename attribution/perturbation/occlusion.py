@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .. import baselines, masking
+from .. import baselines, masking, regions
 from .._parameters import Count
 from ..attributor import Attributor, Computed, register
 from ..games import Game
@@ -76,7 +76,7 @@ def occlusion(
 
 def leave_one_out(model: Model, inputs: Tensor, baseline: Tensor, target: Target, *, output: Output) -> Tensor:
     """The fall of the score without each column of a table, or each token, `(N, F)` or `(N, T)`; arguments as above."""
-    labels = torch.arange(inputs.shape[1], device=inputs.device).expand(len(inputs), -1)
+    labels = regions.cells(inputs.shape[1:2], inputs).expand(len(inputs), -1)
     game = Game(model, inputs, baseline, labels, target, output=output)
     return torch.stack(feature_ablation(game)).to(inputs.device, map_type(inputs))
 

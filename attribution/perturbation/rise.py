@@ -94,7 +94,7 @@ class RISE(Attributor):
     Returns:
         `(N, 1, H, W)`, in the unit of the score; `(N, F)` for tables, `(N, T)` for tokens. In the details `"half_width"` of
         the 95% interval at every pixel, shaped as the map (Student's t over ten groups of masks, each pixel by itself;
-        infinite where half of the groups never show it);
+        infinite where more than half of the groups never show it);
         `"masks"`, `"mean"` and `"std"`, `(N,)`: how many masks an image took, and their scores' mean and standard
         deviation; `"classes"`, `(N, classes, H, W)`.
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from .._parameters import Count, Seed
 from ..attributor import Computed, register
 from ..games import Game
+from ..intervals import half_width
 from ..randomness import uniforms
 from ..regions import paint, table
 from ..targets import Target
@@ -46,18 +46,6 @@ def shapley_sampling(game: Game, *, permutations: int, seed: int) -> tuple[list[
         pairs = added[: permutations // 2 * 2].reshape(-1, 2, rank.shape[1]).mean(1)
         widths.append(half_width(pairs) if len(pairs) > 1 else torch.full_like(values[-1], torch.nan))
     return values, widths
-
-
-def half_width(draws: Tensor) -> Tensor:
-    """Of the 95% interval of a mean of independent draws, `(n, d)` to `(d,)`.
-
-    Example:
-        >>> half_width(torch.tensor([[0.0], [2.0]]).double()).round(decimals=2).tolist()
-        [12.71]
-    """
-    n = len(draws)
-    found: Tensor = float(stats.t.ppf(0.975, n - 1)) * draws.std(0) / n**0.5
-    return found
 
 
 @register(
