@@ -418,7 +418,7 @@ class Model:
             self.refresh()
             rows = torch.arange(len(images))
         self._enter(images)
-        parts = self._map(images, rows, count or len(images), "forward", lambda _part, _x, out: out)
+        parts = self._map(images, rows, count or len(images), "forward", lambda _part, x, run: run(x))
         self._charge(rows, backward=False)
         return _join([_clone(p) for p in parts])
 
@@ -436,7 +436,8 @@ class Model:
         """
         images, frozen = self._freeze(images, target, output)
 
-        def work(part: slice, _x: Tensor, out: Any) -> Tensor:
+        def work(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Tensor:
+            out = run(x)
             return (
                 read_all(out, output, self.activation)
                 if every
@@ -458,8 +459,8 @@ class Model:
         """
         images, frozen = self._freeze(images, target, output)
 
-        def differentiate(part: slice, x: Tensor, out: Any) -> tuple[Tensor, Tensor]:
-            score = read(out, frozen.take(part), output, self.activation)
+        def differentiate(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
+            score = read(run(x), frozen.take(part), output, self.activation)
             found = torch.autograd.grad(score.sum(), x, allow_unused=True)[0] if score.requires_grad else None
             if found is None:
                 self.differentiable = False
@@ -474,6 +475,38 @@ class Model:
         if len(parts) == 1:
             return cast("tuple[Tensor, Tensor]", parts[0])
         return torch.cat([s for s, _ in parts]), torch.cat([g for _, g in parts])
+
+    @plainly
+    def passes(
+        self,
+        images: Tensor,
+        target: Target,
+        work: Callable[[slice, Tensor, Callable[[Tensor], Any]], Any],
+        *,
+        forwards: int = 1,
+        backwards: int = 1,
+        fast: bool = True,
+    ) -> list[Any]:
+        """Batches of images with the network in a method's own hands: for rules on operations and for inner values.
+
+        Args:
+            images: Checked before, `(N, C, H, W)`.
+            target: Frozen, one row per image.
+            work: `work(part, x, run)` gets each batch, with gradients on: `part` says which images they are, `x` has
+                them as a leaf that takes a gradient, and `run(x)` is what the network, normalisation and adapter
+                included, makes of them or of others of their shape. It is called again where memory ran out.
+            forwards: What `work` runs for each image, and
+            backwards: how often it goes back.
+            fast: Whether it may be the fast copy, with batch norms folded.
+
+        Returns:
+            What `work` returned, batch by batch.
+        """
+        self._enter(images)
+        parts = self._map(images.detach(), target.rows, target.count, "gradient", work, fast=fast)
+        for i in range(max(forwards, backwards)):
+            self._charge(target.rows, forward=i < forwards, backward=i < backwards)
+        return parts
 
     @plainly
     def activations(self, images: Tensor, layer: str) -> Tensor:
@@ -666,14 +699,16 @@ class Model:
         rows: Tensor,
         count: int,
         purpose: Literal["forward", "gradient"],
-        work: Callable[[slice, Tensor, Any], Any],
+        work: Callable[[slice, Tensor, Callable[[Tensor], Any]], Any],
+        *,
+        fast: bool = True,
     ) -> list[Any]:
         """Run all images in batches of the measured size; halve the batch when memory runs out.
 
-        `work(slice, input, outputs)` says what is kept of each batch; for gradients, the input is a leaf.
+        `work(slice, input, run)` runs a batch and says what is kept of it; for gradients, the input is a leaf.
         """
         self._prepare(images, rows, count)
-        engine = self._engine(purpose)
+        engine = self._engine(purpose) if fast else self._plain_engine()
         pace = self._paces[purpose]
         # a network that keeps what it made on its first call must not keep tensors that no gradient can use
         lean = isinstance(engine, fx.GraphModule) and engine is not self._twin and self._engines is not None
@@ -684,16 +719,17 @@ class Model:
             part = slice(at, at + size)
             timed = pace.learning() and size == pace.size()
             start = self._clock() if timed else 0.0
+            run = functools.partial(self._through, engine, rows=rows[part], count=count)
             try:
                 if purpose == "forward":
                     with torch.inference_mode(mode=lean):
                         x = images[part]
-                        done.append(work(part, x, self._through(engine, x, rows[part], count)))
+                        done.append(work(part, x, run))
                 else:
                     with torch.enable_grad():
                         x = images[part]
                         x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-                        done.append(work(part, x, self._through(engine, x, rows[part], count)))
+                        done.append(work(part, x, run))
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error) or size == 1:
                     raise
@@ -713,9 +749,11 @@ class Model:
         return time.perf_counter()
 
     def _engine(self, purpose: Literal["forward", "gradient"]) -> Callable[..., Any]:
-        if self._engines is None:
-            return self._twin if self._twin is not None else self._guarded
-        return self._engines[0 if purpose == "forward" else 1]
+        return self._plain_engine() if self._engines is None else self._engines[0 if purpose == "forward" else 1]
+
+    def _plain_engine(self) -> Callable[..., Any]:
+        """The network as it was written: its copy, or itself."""
+        return self._twin if self._twin is not None else self._guarded
 
     def _guarded(self, x: Tensor, **more: Any) -> Any:
         """The caller's own network, in evaluation mode for the time of one call."""
@@ -791,7 +829,7 @@ class Model:
         first = images[:1].detach()
         pair = torch.cat([first, images[1:2].detach() if len(images) > 1 else first.flip(-1)])
         rows = torch.stack([rows[0], rows[min(1, len(rows) - 1)]])
-        original = self._twin if self._twin is not None else self._guarded
+        original = self._plain_engine()
         single = self._through(original, first, rows[:1], count)
         try:
             both = self._through(original, pair, rows, count)
@@ -803,7 +841,7 @@ class Model:
 
     def _learn(self, single: Any, both: Any, pair: Tensor, rows: Tensor, count: int) -> None:
         """What the first outputs tell: of one image, and of two (or again of one)."""
-        original = self._twin if self._twin is not None else self._guarded
+        original = self._plain_engine()
         if not isinstance(single, Tensor) or not isinstance(both, Tensor):
             self.output_shape = None
             self._engines = (original, original)
