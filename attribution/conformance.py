@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .attributor import REGISTRY, Attributor
+from .baselines import gaussian_blur
 from .model import Model
 
 Check = Callable[["Case"], None]
@@ -323,6 +324,30 @@ def check_other_kinds(case: Case) -> None:
         first = maps.reshape(3, 6, -1).sum(2).argmax(1)
         assert bool((first == 1).all()), f"{kind}: column 1 decides, and {first.tolist()} come first"
         equal(made.attribute(inputs[1:2], target=0), maps[1:2], f"a batch of {kind} is not its inputs one by one")
+
+
+def check_layers(case: Case) -> None:
+    """It runs at inner layers with maps of the image's size, or refuses in a sentence."""
+    x = case.images(2)
+    if case.cls.layers == "none":
+        try:
+            case.make(at="final")
+        except ValueError:
+            return
+        raise AssertionError("it does not run at layers, and at='final' was accepted")
+    for at in ("middle", "final"):
+        made = case.make(at=at)
+        found = made.explain(x, target=1)
+        assert found.maps.shape == (2, 1, SIZE, SIZE), f"at={at!r} gave {tuple(found.maps.shape)}"
+        assert found.details.get("layer"), f"at={at!r}: details do not name the layer"
+        equal(made.attribute(x[1:], target=1), found.maps[1:], f"at={at!r}: a batch is not its images one by one")
+
+
+def check_smooth(case: Case) -> None:
+    """`smooth` blurs the map and nothing else."""
+    x = case.images(2)
+    plain, smoothed = (case.make(smooth=s).attribute(x, target=1) for s in (0.0, 1.5))
+    equal(smoothed, gaussian_blur(plain, 1.5), "smooth=1.5 is not the blurred map")
 
 
 def check_bad_input(case: Case) -> None:
