@@ -309,11 +309,11 @@ def timm_efficientnet() -> nn.Module:
     )  # fmt: skip
 
 
-@entry("cnn", 32, 2)
+@entry("cnn", 64, 2)
 def timm_convnext() -> nn.Module:
     from timm.models.convnext import ConvNeXt
 
-    return ConvNeXt(num_classes=CLASSES, patch_size=2, depths=(1, 1, 1, 1), dims=(8, 8, 12, 16))
+    return ConvNeXt(num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 8, 12, 16))
 
 
 def _timm_vit(**more) -> nn.Module:
