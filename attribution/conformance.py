@@ -215,6 +215,8 @@ def check_targets(case: Case) -> None:
     with torch.no_grad():
         named = case.network()(x).argmax(1)
     equal(made.attribute(x), made.attribute(x, target=named), "target=None", 1e-6)
+    if not case.cls.facts.tags["targeted"]:
+        equal(made.attribute(x, target=2), expected, "it is registered as the same for every target: targets 1 and 2", 1e-6)
 
 
 def check_shapes(case: Case) -> None:
@@ -239,12 +241,17 @@ def check_activations(case: Case) -> None:
 
 
 def check_finds_object(case: Case) -> None:
-    """The object is found: a pixel on it comes before one beside it far more often than by chance."""
+    """The object is found: a pixel on it comes before one beside it far more often than by chance.
+
+    A method whose map is the same for every target finds both objects.
+    """
     x = case.images()
+    both = not case.cls.facts.tags["targeted"]
     for target, place in ((1, (slice(None, SIZE // 2),) * 2), (2, (slice(SIZE // 2, None),) * 2)):
         maps = case.make().attribute(x, target=target)[:, 0]
         inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
         inside[place] = True
+        inside |= both * inside.flip(0, 1)
         for one in maps:
             on, off = one[inside][:, None], one[~inside][None, :]
             order = float((on > off).double().mean() + 0.5 * (on == off).double().mean())
