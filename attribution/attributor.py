@@ -34,6 +34,7 @@ TAGS: dict[str, Any] = {
     "stochastic": False,
     "granularity": "pixel",
     "signed": True,
+    "targeted": True,
     "offset": False,
     "complete": False,
     "at_most": False,
@@ -349,6 +350,7 @@ def register(
     stochastic: bool = False,
     granularity: Granularity = "pixel",
     signed: bool = True,
+    targeted: bool = True,
     offset: bool = False,
     complete: bool = False,
     at_most: bool = False,
@@ -367,6 +369,7 @@ def register(
         stochastic: Whether the seed changes the map.
         granularity: What gets a value of its own: `"pixel"`, `"cell"`, `"region"`.
         signed: Whether negative values speak against the target.
+        targeted: Whether the map is the target's own; otherwise it is the same for every target.
         offset: Whether the map has a constant of no meaning, so that figures show what differs from its mean.
         complete: Whether the map sums to the score minus the baseline's.
         at_most: Whether its cost is an upper bound: what it would evaluate twice it evaluates once, or it stops early.
@@ -393,6 +396,7 @@ def register(
             "stochastic": stochastic,
             "granularity": granularity,
             "signed": signed,
+            "targeted": targeted,
             "offset": offset,
             "complete": complete,
             "at_most": at_most,

@@ -208,6 +208,7 @@ class Model:
         self._count: int | None = None  # images in the set last seen, which further arguments are for
         self._cells: tuple[int, int] | None = None  # a grid's trunk: rows and columns
         self._splits: dict[Any, tuple[Model, Model]] = {}
+        self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
         self._calls: list[_layers.Call] | None = None
 
@@ -331,6 +332,7 @@ class Model:
         self._checked.clear()
         self._splits.clear()
         self._places.clear()
+        self._learnt.clear()
         self._calls = None
         self.output_shape = None
         if self.shared is not None:
@@ -514,6 +516,30 @@ class Model:
         for i in range(max(forwards, backwards)):
             self._charge(target.rows, forward=i < forwards, backward=i < backwards)
         return parts
+
+    @plainly
+    def learn(self, key: Any, work: Callable[[Tensor, Callable[[Tensor], Any]], Any]) -> Any:
+        """What a method finds out about the network itself: once for each shape of input, at nobody's cost.
+
+        Args:
+            key: Its name.
+            work: `work(x, run)` as in `passes`, on one arbitrary input of the shape last seen.
+
+        Returns:
+            What `work` returned, until the network changes.
+
+        Raises:
+            ValueError: The model has not seen an input.
+        """
+        self.refresh()
+        if self.shape is None:
+            raise ValueError("this is known once the model has seen an input")
+        at = (key, self.shape)
+        if at not in self._learnt:
+            one = Target(torch.zeros(1, dtype=torch.long), self._count or 1)
+            with self.uncounted():
+                self._learnt[at] = self.passes(self._blank(), one, lambda _part, x, run: work(x, run))[0]
+        return self._learnt[at]
 
     @plainly
     def activations(self, images: Tensor, layer: str) -> Tensor:
