@@ -198,7 +198,6 @@ class Model:
         self._parent: Model | None = (
             None  # whose ledger pays: a head's pass is one of the whole, its trunk's is part of it
         )
-        self._places: dict[str, str] = {}  # layers that were found
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
         self._stamp: list[Any] | None = None
         self._sums: Tensor | None = None
@@ -210,7 +209,6 @@ class Model:
         self._splits: dict[Any, tuple[Model, Model]] = {}
         self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
-        self._calls: list[_layers.Call] | None = None
 
     @classmethod
     def wrap(cls, network: "Model | Network") -> "Model":
@@ -331,9 +329,7 @@ class Model:
         self._engines = None
         self._checked.clear()
         self._splits.clear()
-        self._places.clear()
         self._learnt.clear()
-        self._calls = None
         self.output_shape = None
         if self.shared is not None:
             self.shared.clear()  # what another network was seen to do
@@ -573,13 +569,15 @@ class Model:
             images = self.check(images)
             self._enter(images)
             self._prepare(images, torch.arange(len(images)), len(images))
-        if self._calls is None:
-            network = self._module("layers")
-            if self.shape is None:
-                raise ValueError("layers are known once the model has seen an input: pass layers(images)")
+        network = self._module("layers")
+        if self.shape is None:
+            raise ValueError("layers are known once the model has seen an input: pass layers(images)")
+        key = ("layers", self.shape)
+        if key not in self._learnt:
             with _lean.evaluating(network):
-                self._calls = _layers.calls(network, lambda n: self.try_out(n, self._blank()))
-        return self._calls
+                self._learnt[key] = _layers.calls(network, lambda n: self.try_out(n, self._blank()))
+        found: list[_layers.Call] = self._learnt[key]
+        return found
 
     @plainly
     def auto_layer(self, images: Tensor | None = None) -> str:
@@ -593,7 +591,8 @@ class Model:
         """
         found = self.layers(images)
         assert self.shape is not None
-        if "auto" not in self._places:
+        key = ("auto", self.shape)
+        if key not in self._learnt:
             places = _layers.spatial(found, self.shape)
             if not places:
                 raise _layers.none_found(found, self.shape, "no layer was found with a map of the image")
@@ -602,8 +601,8 @@ class Model:
                 name = _layers.before_attention(found)
             if name is None or _layers.layout(_layers.named(found, name), found, self.shape) is None:
                 raise _layers.none_found(found, self.shape, "no layer was found whose map leads to the output")
-            self._places["auto"] = name
-        return self._places["auto"]
+            self._learnt[key] = name
+        return str(self._learnt[key])
 
     @plainly
     def place(self, at: Literal["input", "middle", "final"], images: Tensor | None = None) -> str:
@@ -621,7 +620,8 @@ class Model:
             return at
         found = self.layers(images)
         assert self.shape is not None
-        if at not in self._places:
+        key = ("place", at, self.shape)
+        if key not in self._learnt:
             network = self._module("layers")
             with _lean.evaluating(network):
                 through = _layers.cuts(network, self.forward)
@@ -638,8 +638,8 @@ class Model:
                 raise _layers.none_found(
                     found, self.shape, f"no layer was found {at} in this network that all passes through"
                 )
-            self._places[at] = name
-        return self._places[at]
+            self._learnt[key] = name
+        return str(self._learnt[key])
 
     def _can_be_cut(self, name: str) -> bool:
         """Whether the network can be cut at a layer whose map leads to the output."""
