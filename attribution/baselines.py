@@ -1,7 +1,7 @@
 """What stands in for a removed pixel, by name, in image space."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -12,13 +12,12 @@ from .randomness import uniforms
 
 Name = Literal["zero", "black", "white", "mean", "blur", "noise", "region_mean"]
 Baseline: TypeAlias = Name | float | Tensor | Callable[[Tensor], Tensor]
+Baselines: TypeAlias = Baseline | tuple[Baseline, ...]
 
-__all__ = ["Baseline", "Name", "gaussian_blur", "make", "region_mean"]
+__all__ = ["Baseline", "Baselines", "Name", "each", "gaussian_blur", "make", "make_each", "region_mean"]
 
 
-def make(
-    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None
-) -> Tensor:
+def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None) -> Tensor:
     """The baseline as a tensor that broadcasts against `images`.
 
     Args:
@@ -71,6 +70,40 @@ def make(
     if not bool(value.isfinite().all()):
         raise ValueError("the baseline holds NaN or infinite values")
     return value.expand(-1, images.shape[1], *value.shape[2:]) if value.ndim == 4 else value
+
+
+def each(baseline: Any) -> tuple[Baseline, ...]:
+    """One baseline, or several in a tuple or list, as a tuple of those that `make` takes.
+
+    Raises:
+        ValueError: There is none, or an unknown name.
+        TypeError: Something that is no baseline.
+
+    Example:
+        >>> each("black"), each(["black", 0.5])
+        (('black',), ('black', 0.5))
+    """
+    found = tuple(baseline) if isinstance(baseline, tuple | list) else (baseline,)
+    if not found:
+        raise ValueError("there is no baseline in an empty sequence: name at least one")
+    for one in found:
+        if isinstance(one, str) and one not in get_args(Name):
+            raise ValueError(f"baseline {one!r}: choose one of {', '.join(get_args(Name))}, or a number")
+        if isinstance(one, bool) or not (isinstance(one, str | int | float | Tensor) or callable(one)):
+            raise TypeError(f"baseline {one!r}: expected a name, a number, a tensor or a callable")
+    return found
+
+
+def make_each(baseline: Any, images: Tensor, model: Model) -> list[Tensor]:
+    """Every one of one or several baselines as `make` makes it; a second "noise" is another draw.
+
+    Example:
+        >>> [one.flatten().tolist() for one in make_each((0.0, 0.5), torch.rand(2, 1), Model(torch.nn.Flatten()))]
+        [[0.0], [0.5]]
+    """
+    named = each(baseline)
+    draws = [sum(isinstance(o, str) and o == "noise" for o in named[:i]) for i in range(len(named))]
+    return [make(one, images, model, seed=draw) for one, draw in zip(named, draws, strict=True)]
 
 
 def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
