@@ -17,7 +17,9 @@ Baselines: TypeAlias = Baseline | tuple[Baseline, ...]
 __all__ = ["Baseline", "Baselines", "Name", "each", "gaussian_blur", "make", "make_each", "region_mean"]
 
 
-def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None) -> Tensor:
+def make(
+    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, draw: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """The baseline as a tensor that broadcasts against `images`.
 
     Args:
@@ -28,7 +30,8 @@ def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, lab
             mean), a number, a tensor that broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
         images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
         model: Knows bounds and mean.
-        seed: For `"noise"`.
+        seed: For `"noise"`, and
+        draw: which image of noise of that seed.
         labels: For `"region_mean"`: the regions, `(N, H, W)`.
 
     Returns:
@@ -46,7 +49,7 @@ def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, lab
         if baseline == "region_mean" and images.ndim == 4:
             value = region_mean(images, labels)
         else:  # a column is its own mean
-            value = _named("mean" if baseline == "region_mean" else baseline, images, model, seed)
+            value = _named("mean" if baseline == "region_mean" else baseline, images, model, seed, draw)
     elif isinstance(baseline, Tensor):
         value = baseline
     elif callable(baseline):
@@ -103,10 +106,10 @@ def make_each(baseline: Any, images: Tensor, model: Model) -> list[Tensor]:
     """
     named = each(baseline)
     draws = [sum(isinstance(o, str) and o == "noise" for o in named[:i]) for i in range(len(named))]
-    return [make(one, images, model, seed=draw) for one, draw in zip(named, draws, strict=True)]
+    return [make(one, images, model, draw=draw) for one, draw in zip(named, draws, strict=True)]
 
 
-def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
+def _named(name: str, images: Tensor, model: Model, seed: int, draw: int) -> Tensor:
     if name == "zero":
         return torch.zeros((1,) * images.ndim)
     if name in {"black", "white"}:
@@ -123,7 +126,7 @@ def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
             raise ValueError("baseline='blur' is for images, (N, C, H, W)")
         return gaussian_blur(images, min(images.shape[2:]) / 20)
     if name == "noise":
-        drawn = uniforms(seed, 1, images[0].numel(), stream=1_000_001).reshape(1, *images.shape[1:])
+        drawn = uniforms(seed, 1, images[0].numel(), stream=1_000_001 + draw).reshape(1, *images.shape[1:])
         if model.bounds is not None:
             return drawn * (model.bounds[1] - model.bounds[0]) + model.bounds[0]
         normal = torch.erfinv((2 * drawn - 1).clamp(-1 + 1e-6, 1 - 1e-6)) * 2**0.5

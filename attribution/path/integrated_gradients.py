@@ -184,8 +184,8 @@ class IntegratedGradients(Attributor):
         found = []
         for start, first in zip(starts, known, strict=True):
             one = self._along(inputs, start, target, first and first()[:, 0], last and last()[:, 0])
-            map = one.mean.mul_(inputs - start) if self.multiply_by_inputs else one.mean
-            maps = map if maps is None else maps.add_(map)
+            own = one.mean.mul_(inputs - start) if self.multiply_by_inputs else one.mean
+            maps = own if maps is None else maps.add_(own)
             found.append(one._replace(mean=torch.empty(0)))
         assert maps is not None
         gain, delta, steps = (torch.stack([one[i] for one in found], 1) for i in (1, 2, 3))
