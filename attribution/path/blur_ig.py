@@ -36,7 +36,7 @@ def blur_matrix(size: int, sigma: float, edges: Edges, dtype: torch.dtype, devic
     """
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-9)).double() ** 2)
+    kernel = torch.exp(-0.5 * (offsets.double() / max(sigma, 1e-9)) ** 2)
     kernel = (kernel / kernel.sum()).expand(size, -1)
     index = torch.arange(size)[:, None] + offsets
     if edges == "zero":
