@@ -72,18 +72,20 @@ def test_every_point_comes_once_in_order_and_in_full_batches(images, monkeypatch
 
     monkeypatch.setattr(model, "gradients", spy)
     at = torch.linspace(0, 1, steps, dtype=torch.float64)
-    seen = [[] for _ in range(n)]
+    seen, tiles = [[] for _ in range(n)], 0
     for tile in walk(model, Line(x, torch.zeros(1, 1, 1, 1, dtype=torch.float64), at), target, output="logit"):
         points = torch.stack([a * x[tile.rows] for a in at[tile.items]])
         scores, gradients = gradients_at(lambda p: cubic(p)[:, 0], points.flatten(0, 1))
         close(tile.scores, scores.view(points.shape[:2]), EXACT)
         close(tile.gradients, gradients.view(points.shape), EXACT)
+        tiles += 1
         for row in range(n)[tile.rows]:
             seen[row] += range(steps)[tile.items]
     assert seen == [list(range(steps))] * n
     assert sizes[:-1] == [batch] * (len(sizes) - 1)
     assert sizes[-1] == n * steps - batch * (len(sizes) - 1)
     assert len(set(places)) == 1  # one buffer
+    assert tiles <= 4 * len(sizes)  # whatever the numbers: the end of a block, and head, body and tail of the next
 
 
 @pytest.mark.parametrize("name", ["ig", "eg", "gradient_shap", "blur_ig", "idgi"])
@@ -307,6 +309,9 @@ def test_a_tolerance_holds_for_every_baseline_of_an_image_and_for_baselines_of_i
     assert together.details["converged"].all()
     at_most = IntegratedGradients.cost(baseline=starts, **options)
     assert at_most == (2 * 200 + 3, 2 * 200)
+    # the first line has no length, the second wants more steps for two images: one line that missed is enough
+    short = attribution.create("ig", steep, baseline=(x, 0.0), **{**options, "max_steps": 2}).explain(x, 0)
+    assert short.details["converged"].tolist() == [True, False, False]
     # an image that is its baseline has nothing to integrate: it is done at once
     same = attribution.create("ig", steep, baseline=x, **options).explain(x, 0)
     assert same.details["steps"].tolist() == [2, 2, 2]
