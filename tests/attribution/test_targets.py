@@ -125,6 +125,17 @@ def test_half_precision_outputs_are_read_in_float32():
     assert targets.similarity(torch.ones(4))(outputs).dtype == torch.float32
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+@pytest.mark.parametrize("output", ["logit", "probability", "log_probability", "margin"])
+@pytest.mark.parametrize("columns", [1, 4])
+def test_all_classes_at_once_are_each_class_by_itself(columns, output, activation):
+    outputs = torch.rand(3, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    found = targets.read_all(outputs, output, activation)
+    for k in range(columns):
+        one = targets.read(outputs, targets.resolve(k, 3, (columns,)), output, activation)
+        torch.testing.assert_close(found[:, k], one, **CLOSE)
+
+
 # -- a segment ---------------------------------------------------------------------------------------------------------
 
 
