@@ -369,6 +369,30 @@ def test_help_is_fast_and_for_newcomers(run):
     assert run()[1] == run("--help")[1]
 
 
+def test_methods_that_run_on_a_model(run, nets, fails):
+    code, text, err = run("methods", "*cam*", "--model", f"{nets}:conv", "--size", 16)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in text.splitlines() if line] == ["method", "grad_cam", "wcam", "cost:"]
+    code, text, _ = run("methods", "cam/*", "--model", f"{nets}:flat", "--size", 32)
+    assert code == 0
+    assert text.startswith(f"grad_cam does not run on {nets}:flat: no layer was found")
+    assert len(text.splitlines()) == 1
+    for model, said in ((f"{nets}:flat", "does not run on"), (f"{nets}:conv", "runs on")):
+        _, text, _ = run("methods", "gradcam", "--model", model, "--size", 32)
+        assert text.startswith("grad_cam\n====")
+        assert text.splitlines()[-1].startswith(f"grad_cam {said} {model}")
+    code, text, _ = run("methods", "saliency", "--model", f"{nets}:byte_model", "--size", 32)
+    assert text.splitlines()[-1] == f"saliency runs on {nets}:byte_model."
+    assert "no weights today" in fails("methods", "--model", f"{nets}:broken")
+    assert "cannot run on images of 3 x 48 x 48 pixels" in fails("methods", "--model", f"{nets}:flat", "--size", 48)
+    assert "is for --model" in fails("methods", "--size", 48)
+
+
+def test_a_dense_network_has_methods_too(run, nets):
+    code, text, _ = run("methods", "rise", "--model", f"{nets}:dense", "--size", 16)
+    assert (code, text.splitlines()[-1]) == (0, f"rise runs on {nets}:dense.")
+
+
 def test_version(run):
     assert run("--version")[:2] == (0, f"attriscope {version('attriscope')}\n")
 
