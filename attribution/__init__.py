@@ -6,6 +6,7 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.bcos import BCos
 from .gradient.gradient import Gradient
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
@@ -47,6 +48,7 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "BCos",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
