@@ -6,14 +6,20 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.bcos import BCos
+from .gradient.gradient import Gradient
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
+from .gradient.smoothgrad import SmoothGrad
+from .gradient.smoothgrad_sq import SmoothGradSquared
+from .gradient.vargrad import VarGrad
 from .model import Model
 from .path.blur_ig import BlurIG
 from .path.expected_gradients import ExpectedGradients
 from .path.gradient_shap import GradientSHAP
 from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
+from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -46,12 +52,14 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "BCos",
     "BlurIG",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "Gradient",
     "GradientSHAP",
     "HSIC",
     "IDGI",
@@ -64,6 +72,10 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "SmoothIG",
     "Sobol",
+    "VarGrad",
     "WCAM",
 ]

@@ -68,7 +68,48 @@ class Detector(nn.Module):
         return out
 
 
-NETWORKS: list[Build] = [Detector]  # a method is checked on the first that it runs on
+class DynamicLinear(nn.Conv2d):
+    """A B-cos convolution of one pixel (B = 2): its output times the size of the cosine to its weights.
+
+    In explanation mode the cosine has no gradient, so that the layer is the linear one that it is for this input.
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__(channels, features, 1, bias=False)
+        self.detach = False
+
+    def set_explanation_mode(self, on: bool = True) -> None:
+        """Whether the cosine is a constant for the gradient."""
+        self.detach = on
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, K, H, W)`."""
+        size = (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        weight = self.weight / self.weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+        along = nn.functional.conv2d(x, weight)
+        cosine = (along / size).abs()
+        return along * (cosine.detach() if self.detach else cosine)
+
+
+class DynamicLinearDetector(nn.Module):
+    """A B-cos network that finds the same objects as `Detector`."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.see = DynamicLinear(channels, 3)
+        weight = torch.full((3, channels, 1, 1), -0.5)
+        weight[0] = 1.0
+        weight[1, 0], weight[2, min(1, channels - 1)] = 1.0, 1.0
+        with torch.no_grad():
+            self.see.weight.copy_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, 3)`."""
+        out: Tensor = self.see(x).mean((2, 3)) * 8
+        return out
+
+
+NETWORKS: list[Build] = [Detector, DynamicLinearDetector]  # a method is checked on the first that it runs on
 
 
 class Case:

@@ -209,6 +209,7 @@ class Model:
         self._splits: dict[Any, tuple[Model, Model]] = {}
         self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
+        self._kept: Any = None  # what must live as long as an altered copy does
 
     @classmethod
     def wrap(cls, network: "Model | Network") -> "Model":
@@ -818,6 +819,33 @@ class Model:
         first._count = second._count = self._count
         second._parent = self
         return first, second
+
+    @plainly
+    def variant(self, name: str, change: Callable[[nn.Module], Any]) -> "Model":
+        """This model over a private copy of its network that `change` has altered; its evaluations are counted here.
+
+        Made on the first call, and anew when the network has changed. It runs without the fast copy, which is compared by
+        what it returns alone: an altered gradient would not be missed.
+
+        Args:
+            name: Of what is changed: the same change has the same name.
+            change: Called with the copy, whose parameters share the network's memory: it may replace them, never write to
+                them. What it returns is kept as long as the copy is.
+
+        Raises:
+            ValueError: The network is a bare callable, or cannot be copied.
+        """
+        self.refresh()
+        key = ("variant", name)
+        if key not in self._splits:
+            network = _lean.shadow(self._module(name))
+            if network is None:
+                raise ValueError(f"{name} needs a private copy of the network, and this one cannot be copied")
+            kept = change(network)
+            made = self._halves(network, network, "input")[1]
+            made.fast, made._kept = False, kept
+            self._splits[key] = made, made
+        return self._splits[key][1]
 
     def _module(self, what: str) -> nn.Module:
         if not isinstance(self.network, nn.Module):
