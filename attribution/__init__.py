@@ -1,6 +1,11 @@
 """Attribution methods by name, behind one interface, on any model."""
 
 from . import baselines, designs, games, masking, regions, targets, trees
+from .attention.attention_rollout import AttentionRollout
+from .attention.gae import GAE
+from .attention.grad_attention import GradAttention
+from .attention.raw_attention import RawAttention
+from .attention.transformer_attribution import TransformerAttribution
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -42,9 +47,12 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "AttentionRollout",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "GAE",
+    "GradAttention",
     "GradCAM",
     "HSIC",
     "InputXGradient",
@@ -53,9 +61,11 @@ __all__ = [
     "LIME",
     "Occlusion",
     "RISE",
+    "RawAttention",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
     "Sobol",
+    "TransformerAttribution",
     "WCAM",
 ]
