@@ -277,7 +277,7 @@ def check_targets(case: Case) -> None:
         named = case.network()(x).argmax(1)
     equal(made.attribute(x), made.attribute(x, target=named), "target=None", 1e-6)
     if not case.cls.facts.tags["targeted"]:
-        equal(made.attribute(x, target=2), expected, "it is registered as the same for every target: targets 1 and 2", 1e-6)
+        equal(made.attribute(x, target=2), expected, "targets 1 and 2 of a method that is the same for all", 1e-6)
 
 
 def check_shapes(case: Case) -> None:

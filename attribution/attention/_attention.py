@@ -224,8 +224,8 @@ def weighed(
         target: Frozen, one row per image.
         make: As above; the tokens are those that the score itself reads.
         output: Which score.
-        rules: Makes a recorder with rules of relevance for so many images. Then the network runs once more, and the gradients weigh the
-            attentions' relevances, of which the score has 1.
+        rules: Makes a recorder with rules of relevance for so many images. Then the network runs once more, and the
+            gradients weigh the attentions' relevances, of which the score has 1.
     """
     known = layout(model)
 
@@ -236,11 +236,13 @@ def weighed(
             score = read(out, target.take(part), output, model.activation)
             found = _checked(recorder.found, known)
             if not score.requires_grad:
-                raise ValueError("the scores do not depend on the input in a way autograd can follow: use raw_attention")
+                raise ValueError(
+                    "the scores do not depend on the input in a way autograd can follow: use raw_attention"
+                )
             for one in _tensors(out):
                 recorder.verify(one, x)
-            found = torch.autograd.grad(score, found, share(score), allow_unused=True, materialize_grads=True)
-            return [heads(g, len(x)) for g in found]
+            given = torch.autograd.grad(score, found, share(score), allow_unused=True, materialize_grads=True)
+            return [heads(g, len(x)) for g in given]
 
         recorder = Recorder(len(x))
         gradients = back(recorder, torch.ones_like)
@@ -345,12 +347,15 @@ class Attending(Attributor):
         """An attention's number, if there is one."""
         known = layout(self.model)
         if not -known.layers <= layer < known.layers:
-            raise ValueError(f"{self.name}: layer {layer} is out of range: the network has {known.layers} attention layers")
+            raise ValueError(
+                f"{self.name}: layer {layer} is out of range: the network has {known.layers} attention layers"
+            )
         return layer
 
 
 def _unfit(model: Model) -> str | None:
     """Why a network's attention cannot be followed: by a trial once it has seen an input, before by its modules' names."""
+    model.refresh()
     if model.shape is not None:
         found = model.learn("attention", lambda x, run: _explore(x, run, model))
         return found if isinstance(found, str) else None
