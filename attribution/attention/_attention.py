@@ -152,9 +152,9 @@ def _explore(x: Tensor, run: Callable[[Tensor], Any], model: Model) -> Layout | 
 
 
 def _grid(seen: list[tuple[int, int]], size: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-    """The largest map that was met with no more places than tokens; without one, square patches that fill the image."""
+    """The largest map that was met with no more places than tokens; where none was met, square patches that fill the image."""
     fitting = [g for g in seen if prod(g) <= tokens]
-    if not fitting:
+    if not seen:
         sides = [p for p in range(1, min(size) + 1) if size[0] % p == 0 and size[1] % p == 0]
         cut = [(size[0] // p, size[1] // p) for p in sides]
         fitting = [g for g in cut if tokens - 8 <= prod(g) <= tokens]  # a few tokens in front of them
@@ -202,7 +202,7 @@ def attentions(model: Model, inputs: Tensor, target: Target, make: Make, *, fusi
         with _unsaved(), recorder:
             run(x)
         found = _checked(recorder.found, known)
-        return make(found, _weights(known.read.expand(len(x), -1)).to(found[0]))
+        return make(found, _weights(known.read.expand(len(x), -1).to(found[0])))
 
     return torch.cat(model.passes(inputs, target, work, backwards=0))
 
@@ -254,7 +254,7 @@ def weighed(
             coefficients = back(rules(len(x)), lambda score: stable(score.detach()).reciprocal())
             values = [p * c for p, c in zip(values, coefficients, strict=True)]
         layers = [(g * v).relu().mean(1) for g, v in zip(gradients, values, strict=True)]
-        return make(layers, _weights(which).to(layers[0]))
+        return make(layers, _weights(which.to(layers[0])))
 
     times = 1 if rules is None else 2
     return torch.cat(model.passes(inputs, target, work, forwards=times, backwards=times))
@@ -300,7 +300,7 @@ def stable(x: Tensor, eps: float = 1e-9) -> Tensor:
 
 
 def _weights(which: Tensor) -> Tensor:
-    """`BoolTensor (N, T)` as weights `(N, 1, T)` that sum to 1."""
+    """Which tokens, `(N, T)`, as weights `(N, 1, T)` that sum to 1."""
     return (which / which.sum(1, keepdim=True)).unsqueeze(1)
 
 

@@ -23,8 +23,8 @@ class Relevance(Recorder):
         """All relevance goes to the input."""
         del name
         with torch.no_grad():
-            scale = apply(x) / stable(x)
-        return x * scale
+            out = apply(x)
+        return _by_way_of(x * (out / stable(x)).detach(), out)
 
     def linear(self, apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
         """To the inputs by their shares in the positive products."""
@@ -32,7 +32,7 @@ class Relevance(Recorder):
         if not self.found:  # below the first attention nobody asks
             return out
         shares = apply(x * (x > 0), weight * (weight > 0), None) + apply(x * (x < 0), weight * (weight < 0), None)
-        return shares * (out / stable(shares)).detach()
+        return _by_way_of(shares * (out / stable(shares)).detach(), out)
 
     def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
         """Half to each factor."""
@@ -48,6 +48,11 @@ class Relevance(Recorder):
         """What no rule was asked about would make the relevance wrong; the softmax's gradient is its rule."""
         if out.requires_grad:
             self.check(out, x, "transformer_attribution", allowed=("Softmax",))
+
+
+def _by_way_of(way: Tensor, out: Tensor) -> Tensor:
+    """The value of `out`, which goes back as `way` does: they differ where there is nothing to share among."""
+    return out.detach() + (way - way.detach())
 
 
 @register(
