@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .attributor import REGISTRY, Attributor
+from .baselines import gaussian_blur
 from .model import Model
 
 Check = Callable[["Case"], None]
@@ -177,6 +178,8 @@ def check_model_untouched(case: Case) -> None:
         made.attribute(case.images(), target=fail)
     except KeyError:
         pass
+    except ValueError as error:
+        assert "callable" in str(error), f"a callable target that fails gave {error!r}"  # noqa: PT017  it refuses them all
     else:
         raise AssertionError("an exception in the target was swallowed")
     assert _state(network) == before, "the network was changed by a run that failed"
@@ -215,6 +218,8 @@ def check_targets(case: Case) -> None:
     with torch.no_grad():
         named = case.network()(x).argmax(1)
     equal(made.attribute(x), made.attribute(x, target=named), "target=None", 1e-6)
+    if not case.cls.facts.tags["targeted"]:
+        equal(made.attribute(x, target=2), expected, "it is registered as the same for every target: targets 1 and 2", 1e-6)
 
 
 def check_shapes(case: Case) -> None:
@@ -239,12 +244,17 @@ def check_activations(case: Case) -> None:
 
 
 def check_finds_object(case: Case) -> None:
-    """The object is found: a pixel on it comes before one beside it far more often than by chance."""
+    """The object is found: a pixel on it comes before one beside it far more often than by chance.
+
+    A method whose map is the same for every target finds both objects.
+    """
     x = case.images()
+    both = not case.cls.facts.tags["targeted"]
     for target, place in ((1, (slice(None, SIZE // 2),) * 2), (2, (slice(SIZE // 2, None),) * 2)):
         maps = case.make().attribute(x, target=target)[:, 0]
         inside = torch.zeros(SIZE, SIZE, dtype=torch.bool)
         inside[place] = True
+        inside |= both * inside.flip(0, 1)
         for one in maps:
             on, off = one[inside][:, None], one[~inside][None, :]
             order = float((on > off).double().mean() + 0.5 * (on == off).double().mean())
@@ -344,6 +354,30 @@ def check_other_kinds(case: Case) -> None:
         first = maps.reshape(3, 6, -1).sum(2).argmax(1)
         assert bool((first == 1).all()), f"{kind}: column 1 decides, and {first.tolist()} come first"
         equal(made.attribute(inputs[1:2], target=0), maps[1:2], f"a batch of {kind} is not its inputs one by one")
+
+
+def check_layers(case: Case) -> None:
+    """It runs at inner layers with maps of the image's size, or refuses in a sentence."""
+    x = case.images(2)
+    if case.cls.layers == "none":
+        try:
+            case.make(at="final")
+        except ValueError:
+            return
+        raise AssertionError("it does not run at layers, and at='final' was accepted")
+    for at in ("middle", "final"):
+        made = case.make(at=at)
+        found = made.explain(x, target=1)
+        assert found.maps.shape == (2, 1, SIZE, SIZE), f"at={at!r} gave {tuple(found.maps.shape)}"
+        assert found.details.get("layer"), f"at={at!r}: details do not name the layer"
+        equal(made.attribute(x[1:], target=1), found.maps[1:], f"at={at!r}: a batch is not its images one by one")
+
+
+def check_smooth(case: Case) -> None:
+    """`smooth` blurs the map and nothing else."""
+    x = case.images(2)
+    plain, smoothed = (case.make(smooth=s).attribute(x, target=1) for s in (0.0, 1.5))
+    equal(smoothed, gaussian_blur(plain, 1.5), "smooth=1.5 is not the blurred map")
 
 
 def check_bad_input(case: Case) -> None:
