@@ -1,6 +1,11 @@
 """Attribution methods by name, behind one interface, on any model."""
 
 from . import baselines, designs, games, masking, regions, targets, trees
+from .attention.attention_rollout import AttentionRollout
+from .attention.gae import GAE
+from .attention.grad_attention import GradAttention
+from .attention.raw_attention import RawAttention
+from .attention.transformer_attribution import TransformerAttribution
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -57,12 +62,15 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "AttentionRollout",
     "AttnLRP",
     "CPLRP",
     "ExcitationBackprop",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "GAE",
+    "GradAttention",
     "GradCAM",
     "HSIC",
     "InputXGradient",
@@ -81,10 +89,12 @@ __all__ = [
     "LRPZPlus",
     "Occlusion",
     "PALRP",
+    "RawAttention",
     "RISE",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
     "Sobol",
+    "TransformerAttribution",
     "WCAM",
 ]
