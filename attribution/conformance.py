@@ -390,7 +390,7 @@ def check_round_trip(case: Case) -> None:
     made = case.make()
     assert case.cls(made.model, **made.params) == made, "its params do not make it again"
     assert pickle.loads(pickle.dumps(made)) == made, "a pickled copy differs"  # noqa: S301  our own bytes
-    assert made.with_model(case.network()) == made, "with_model changes the configuration"
+    assert made.with_model(case.model()) == made, "with_model changes the configuration"
     assert hash(copy.copy(made)) == hash(made), "its hash is not that of a copy"
     assert made.name in repr(made), "its repr does not name it"
 
