@@ -25,6 +25,21 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .relevance.attn_lrp import CPLRP, AttnLRP
+from .relevance.composites import (
+    LRPAlphaBeta,
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonAlpha2Beta1Flat,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPEpsilonPlusFlat,
+    LRPGamma,
+    LRPZBox,
+    LRPZPlus,
+)
+from .relevance.excitation_backprop import ExcitationBackprop
+from .relevance.lrp import LRP
+from .relevance.pa_lrp import PALRP
 
 __all__ = [
     "Attributor",
@@ -48,6 +63,9 @@ __all__ = [
     "targets",
     "trees",
     "AttentionRollout",
+    "AttnLRP",
+    "CPLRP",
+    "ExcitationBackprop",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
@@ -59,9 +77,20 @@ __all__ = [
     "IntegratedGradients",
     "KernelSHAP",
     "LIME",
+    "LRP",
+    "LRPAlphaBeta",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonAlpha2Beta1Flat",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPEpsilonPlusFlat",
+    "LRPGamma",
+    "LRPZBox",
+    "LRPZPlus",
     "Occlusion",
-    "RISE",
+    "PALRP",
     "RawAttention",
+    "RISE",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",

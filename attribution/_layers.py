@@ -1,10 +1,12 @@
 """Layers of a network: which there are, where a class activation map is read, and how to cut a network in two there."""
 
 import difflib
+import math
 import operator
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,7 +16,9 @@ from . import _lean
 if TYPE_CHECKING:
     from .model import Model
 
+PREFIX = 16  # tokens before the image's, at most
 POOLINGS = (
+    nn.AdaptiveAvgPool1d,
     nn.MaxPool2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
@@ -40,6 +44,8 @@ class Call:
     shape: tuple[int, ...]
     pools: bool
     passes: bool
+    dense: bool  # linear layers or layer norms and no convolution: its last axis has the channels
+    parameters: bool  # a layer with weights of its own
     same: int  # calls with the same number handed on the same tensor
 
 
@@ -70,32 +76,181 @@ def calls(network: nn.Module, run: Callable[[nn.Module], Any]) -> list[Call]:
                 shape=tuple(out.shape) if tensor else (),
                 pools=isinstance(module, POOLINGS),
                 passes=isinstance(module, PASSING),
+                dense=_is_dense(module),
+                parameters=next(module.parameters(recurse=False), None) is not None,
                 same=id(out) if tensor else -len(found) - 1,
             )
         )
     return found
 
 
-def spatial(call: Call) -> bool:
-    """Whether a call hands on feature maps with more than one place."""
-    return len(call.shape) == 4 and call.shape[2] * call.shape[3] > 1
+@dataclass(frozen=True)
+class Layout:
+    """Where the map lies in a layer's activation.
+
+    Attributes:
+        form: `"first"` (N, K, h, w), `"last"` (N, h, w, K) or `"tokens"` (N, T, K).
+        grid: (h, w).
+        prefix: Tokens before those of the image: class, distillation and register tokens.
+    """
+
+    form: Literal["first", "last", "tokens"]
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def maps(self, activation: Tensor) -> Tensor:
+        """The activation as `(N, K, h, w)`, without the prefix; a view."""
+        if self.form == "first":
+            return activation
+        if self.form == "last":
+            return activation.permute(0, 3, 1, 2)
+        tokens = activation[:, self.prefix : self.prefix + self.grid[0] * self.grid[1]]
+        return tokens.transpose(1, 2).reshape(len(activation), -1, *self.grid)
+
+    def put(self, activation: Tensor, maps: Tensor) -> Tensor:
+        """A copy of the activation with other maps `(N, K, h, w)`; the prefix stays."""
+        if self.form == "first":
+            return maps
+        if self.form == "last":
+            return maps.permute(0, 2, 3, 1)
+        h, w = self.grid
+        tokens = maps.flatten(2).transpose(1, 2)
+        return torch.cat([activation[:, : self.prefix], tokens, activation[:, self.prefix + h * w :]], 1)
 
 
-def last_spatial(found: list[Call]) -> str:
-    """The last layer with a spatial map that is not a pooling's, under its outermost name.
+def layout(call: Call, found: list[Call], image: tuple[int, ...]) -> Layout | None:
+    """How a call's output holds a map with more than one place and more than one channel; `None` where it does not.
+
+    A map keeps the image's proportions, which tells channels that come first from those that come last. Tokens belong to
+    the cells of the last spatial map before them, or to a grid of the image's proportions; others before them are prefix.
+
+    Args:
+        call: The call.
+        found: All calls, in order.
+        image: (C, H, W) of the network's input.
+    """
+    shape = call.shape
+    if len(image) != 3 or shape[:1] != (1,):  # windows stand where images should
+        return None
+    if len(shape) == 4:
+        first, last = _fits(shape[2:], image), _fits(shape[1:3], image)
+        form: Literal["first", "last"] = "last" if last and (not first or call.dense) else "first"
+        grid = (shape[1], shape[2]) if form == "last" else (shape[2], shape[3])
+        return Layout(form, grid) if grid[0] * grid[1] > 1 else None
+    if len(shape) != 3 or shape[1] < 2 or shape[2] < 2:
+        return None
+    before = found[: found.index(call)]
+    grids = [c.shape[2:] for c in reversed(before) if len(c.shape) == 4 and _fits(c.shape[2:], image)][:1]
+    grids += [(h, h * image[2] // image[1]) for h in range(math.isqrt(shape[1] * image[1] // image[2] + 1) + 1, 0, -1)]
+    for h, w in grids:
+        if h * w > 1 and 0 <= shape[1] - h * w <= PREFIX and _fits((h, w), image):
+            return Layout("tokens", (h, w), shape[1] - h * w)
+    return None
+
+
+def named(found: list[Call], name: str) -> Call:
+    """The call of a layer.
 
     Raises:
-        ValueError: There is none, or the network goes on with tokens; the message lists what could be passed.
+        ValueError: There is none; the message lists close ones.
     """
-    at = next((i for i in reversed(range(len(found))) if spatial(found[i]) and not _pooled(found, i)), None)
-    candidates = [c.name for c in found if spatial(c)]
-    if at is None or any(len(c.shape) == 3 and c.shape[1] > 1 for c in found[at + 1 :]):
-        raise ValueError(
-            "no layer was found whose spatial map leads to the output through pooling alone: pass layer=..., "
-            + (f"for example one of {candidates[-6:]}" if candidates else "but this network has no spatial layer")
-        )
-    same = [(c.name.count("."), -i, c.name) for i, c in enumerate(found) if c.same == found[at].same and not c.passes]
-    return min(same)[2]
+    call = next((c for c in found if c.name == name), None)
+    if call is None:
+        many = [c.name for c in found if c.name.startswith(f"{name}@")]
+        if many:
+            raise ValueError(
+                f"layer {name!r} is called {len(many)} times in one forward: say which, {many[0]} to {many[-1]}"
+            )
+        if "@" in name and any(c.name == name.partition("@")[0] for c in found):
+            return next(c for c in found if c.name == name.partition("@")[0])
+        _unknown(name, [c.name for c in found])
+    return call
+
+
+def _fits(grid: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether a grid has the image's proportions, up to a row that was lost or won on the way."""
+    (h, w), (_, height, width) = grid, image
+    if h > height or w > width:
+        return False
+    if height == width:
+        return h == w
+    low, high = max(height / (h + 1), width / (w + 1)), min(height / max(h - 1, 0.5), width / max(w - 1, 0.5))
+    return h * width == w * height or low < high  # some stride gives both sides
+
+
+def spatial(found: list[Call], image: tuple[int, ...]) -> list[int]:
+    """Which calls hand on a map that no pooling made, each tensor once: by its outermost name."""
+    best: dict[int, int] = {}
+    for i, call in enumerate(found):
+        if call.passes or _pooled(found, i) or layout(call, found, image) is None:
+            continue
+        other = best.get(call.same)
+        if other is None or call.name.count(".") <= found[other].name.count("."):
+            best[call.same] = i
+    return sorted(best.values())
+
+
+def none_found(found: list[Call], image: tuple[int, ...], why: str) -> ValueError:
+    """Says what could be passed."""
+    names = [found[i].name for i in spatial(found, image)]
+    hint = f"for example one of {names[-6:]}" if names else "but this network has no spatial layer"
+    return ValueError(f"{why}: pass layer=..., {hint}")
+
+
+def before_attention(found: list[Call]) -> str | None:
+    """What stands before the last attention: a norm of the tokens, in most networks."""
+    last = next((c for c in reversed(found) if "attention" in c.type.lower()), None)
+    if last is None:
+        return None
+    outer = last.name
+    for call in found:  # the outermost attention that holds it
+        if "attention" in call.type.lower() and last.name.startswith(f"{call.name}.") and len(call.name) < len(outer):
+            outer = call.name
+    first = next(i for i, c in enumerate(found) if c.name == outer or c.name.startswith(f"{outer}."))
+    return found[first - 1].name if first else None
+
+
+def cuts(network: nn.Module, given: Iterable[str]) -> set[str] | None:
+    """The names of the module calls that everything passes through; `None` where the network cannot be traced."""
+    traced = _lean.trace(network, given)
+    if traced is None:
+        return None
+    graph, outputs = traced[0].graph, traced[1]
+    order = {n: i for i, n in enumerate(graph.nodes)}
+    alive: set[fx.Node] = set()
+    through: set[fx.Node] = set()
+    ends: dict[int, list[fx.Node]] = {}
+    values = _values(graph)
+    for node in graph.nodes:
+        if node in values and node.users:
+            ends.setdefault(max(order[u] for u in node.users), []).append(node)
+    for i, node in enumerate(graph.nodes):
+        alive.difference_update(ends.get(i, ()))
+        if node in values and node.users:
+            alive.add(node)
+        if alive == {node}:
+            through.add(node)
+    names: set[str] = set()
+    for name, nodes in outputs.items():
+        names |= {name if len(nodes) == 1 else f"{name}@{k}" for k, node in enumerate(nodes) if node in through}
+    return names
+
+
+def _values(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value depends on the input's values, and not on its shape alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        sizes = node.op == "call_method" and node.target in {"size", "dim"}
+        sizes = sizes or (node.op == "call_function" and node.target is getattr)
+        if node.op == "placeholder" or (not sizes and any(n in found for n in node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _is_dense(module: nn.Module) -> bool:
+    kinds = [type(m) for m in module.modules()]
+    dense = any(issubclass(k, nn.Linear | nn.LayerNorm) for k in kinds)
+    return dense and not any(issubclass(k, nn.Conv2d) for k in kinds)
 
 
 def _pooled(found: list[Call], at: int) -> bool:
@@ -121,7 +276,7 @@ def split(model: "Model", network: nn.Module, at: str) -> tuple[nn.Module, nn.Mo
         if model.shape is None or _is_whole(model, network, *halves):
             return halves
         # an operation that works by its side effect alone: the graph does not show it, a real forward does
-    return _split_by_hooks(model, network, *_parse(at))
+    return _split_by_hooks(model, network, *parse(at))
 
 
 def arguments(module: nn.Module) -> set[str]:
@@ -137,10 +292,10 @@ def trunk(network: nn.Module, at: str, given: Iterable[str]) -> nn.Module:
     if at == "input":
         return nn.Identity()
     found = _find(network, at, given)
-    return _before(network, found) if isinstance(found, fx.Node) else HookedTrunk(network, *_parse(at))
+    return _before(network, found) if isinstance(found, fx.Node) else HookedTrunk(network, *parse(at))
 
 
-def _parse(at: str) -> tuple[str, int]:
+def parse(at: str) -> tuple[str, int]:
     name, _, number = at.partition("@")
     if number and not number.isdigit():
         raise ValueError(f"layer {at!r}: write {name}@k with k = 0, 1, ... for the k-th call")
@@ -149,7 +304,7 @@ def _parse(at: str) -> tuple[str, int]:
 
 def _find(network: nn.Module, at: str, given: Iterable[str]) -> fx.Node | None:
     """The node of a layer's output; `None` where the network cannot be traced."""
-    name, number = _parse(at)
+    name, number = parse(at)
     names = [n for n, _ in network.named_modules() if n]
     if name not in names:
         _unknown(at, names)
@@ -177,7 +332,11 @@ def _is_whole(model: "Model", network: nn.Module, trunk: nn.Module, head: nn.Mod
     def halves(x: Tensor, **more: Any) -> Any:
         return head(trunk(x, **more), **{k: v for k, v in more.items() if k in wanted})
 
-    whole, cut = model.try_out(network, image), model.try_out(halves, image)
+    whole = model.try_out(network, image)
+    try:
+        cut = model.try_out(halves, image)
+    except (RuntimeError, IndexError, TypeError):  # a size that is not what the graph says
+        return False
     if not isinstance(whole, Tensor) or not isinstance(cut, Tensor) or whole.shape != cut.shape:
         return False
     return torch.allclose(whole, cut, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
@@ -204,10 +363,11 @@ def _before(network: nn.Module, cut: fx.Node) -> fx.GraphModule:
 def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
     graph = cut.graph
     modules = dict(network.named_modules())
-    needed = _needed([n for n in graph.nodes if n.op == "output"], cut, modules, set(graph.nodes))
+    behind = _behind(cut)
+    needed = _needed([n for n in graph.nodes if n.op == "output"], cut, modules, set(graph.nodes), behind)
     image = next(n for n in graph.nodes if n.op == "placeholder")
     if image in needed:
-        raise ValueError(
+        raise AroundError(
             f"the output does not depend on layer {at!r} alone, a connection leads around it: choose a layer that "
             "everything passes through, such as the end of a block"
         )
@@ -218,7 +378,7 @@ def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
     activation = copied[cut]
     for node in graph.nodes:
         if node in needed:
-            if _is_batch_size(node):
+            if _is_batch_size(node) and not behind >= set(node.all_input_nodes):
                 copied[node] = head.call_method("size", (activation, 0))
             elif node.op == "output":
                 head.output(fx.node.map_arg(node.args[0], copied.__getitem__))
@@ -228,15 +388,20 @@ def _after(network: nn.Module, cut: fx.Node, at: str) -> fx.GraphModule:
 
 
 def _needed(
-    wanted: list[fx.Node], stop: fx.Node | None, modules: dict[str, nn.Module], among: set[fx.Node]
+    wanted: list[fx.Node],
+    stop: fx.Node | None,
+    modules: dict[str, nn.Module],
+    among: set[fx.Node],
+    behind: AbstractSet[fx.Node] = frozenset(),
 ) -> set[fx.Node]:
-    """What these nodes need, with what is written into it; once a node `stop` is given, so are batch sizes.
+    """What these nodes need, with what is written into it; once a node `stop` is given, so is the batch's size.
 
     Args:
         wanted: The nodes.
         stop: A node whose value will be given.
         modules: The network's.
         among: Where a node may stand that is needed only because it writes into another.
+        behind: What is made of `stop`: the size of its first axis may be that of windows, and is looked at.
     """
     needed: set[fx.Node] = set()
     stack = list(wanted)
@@ -248,9 +413,19 @@ def _needed(
         if node is stop:
             continue
         needed.add(node)
-        if stop is None or not _is_batch_size(node):
+        if stop is None or not _is_batch_size(node) or behind >= set(node.all_input_nodes):
             stack.extend(node.all_input_nodes)
     return needed
+
+
+def _behind(cut: fx.Node) -> set[fx.Node]:
+    """The node and all that is made of it."""
+    found, stack = {cut}, [cut]
+    while stack:
+        fresh = [u for u in stack.pop().users if u not in found]
+        found.update(fresh)
+        stack += fresh
+    return found
 
 
 def _is_batch_size(node: fx.Node) -> bool:
@@ -267,6 +442,10 @@ def _is_batch_size(node: fx.Node) -> bool:
 
 
 # -- networks that torch.fx cannot trace -------------------------------------------------------------------------------
+
+
+class AroundError(ValueError):
+    """A layer that not everything passes through."""
 
 
 class _Found(Exception):  # noqa: N818  control flow, not an error
@@ -343,11 +522,55 @@ def _split_by_hooks(model: "Model", network: nn.Module, name: str, number: int) 
     blank = blank if example is None else blank.to(example.device, example.dtype)
     trunk, head = HookedTrunk(network, name, number), HookedHead(network, name, number, blank)
     if not _is_whole(model, network, trunk, head):
-        raise ValueError(
+        raise AroundError(
             f"the output does not depend on layer {name!r} alone, a connection leads around it: choose a layer that "
             "everything passes through, such as the end of a block"
         )
     return trunk, head
+
+
+class Tap(_Hooked):
+    """The network with one layer's output taken out as a leaf, wherever else its way leads around the layer."""
+
+    def forward(self, x: Tensor, **more: Any) -> tuple[Tensor, Any]:
+        """The layer's output, which takes a gradient where gradients are on, and the network's."""
+        kept: list[Tensor] = []
+
+        def at(out: Any) -> Any:
+            if not isinstance(out, Tensor):
+                raise ValueError(f"layer {self.name!r} hands on a {type(out).__name__}, no tensor: take another")
+            kept.append(out.detach().requires_grad_(torch.is_grad_enabled()))
+            return kept[0].clone()  # so that what follows may work in place
+
+        out = self.run(x, at, more)
+        if not kept:
+            raise ValueError(f"layer {self.name!r} is not called in a forward of this network")
+        return kept[0], out
+
+
+class FirstTrunk(nn.Module):
+    """A trunk whose channels come last, brought to the front."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x: Tensor, **more: Any) -> Tensor:
+        """`(N, K, h, w)`."""
+        out: Tensor = self.trunk(x, **more)
+        return out.permute(0, 3, 1, 2)
+
+
+class FirstHead(nn.Module):
+    """The head of such a trunk."""
+
+    def __init__(self, rest: nn.Module) -> None:
+        super().__init__()
+        self.rest = rest
+
+    def forward(self, x: Tensor, **more: Any) -> Any:
+        """The outputs for `(N, K, h, w)`."""
+        return self.rest(x.permute(0, 2, 3, 1), **more)
 
 
 # -- grids -------------------------------------------------------------------------------------------------------------

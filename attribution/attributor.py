@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from .targets import Output, Target, TargetLike
 Channels = Literal["sum", "mean", "abs_sum", "max_abs", "l2", "keep"]
 Resize = Literal["bilinear", "bicubic", "nearest"]
 Granularity = Literal["pixel", "cell", "region"]
+Depth = Literal["input", "middle", "final"]
+Layers = Literal["head", "own", "none"]
 A = TypeVar("A", bound="type[Attributor]")
 
 __all__ = ["Attributor", "Channels", "Computed", "Cost", "Resize", "available", "create", "describe", "register"]
@@ -67,10 +69,19 @@ class Attributor(Configured):
     Args:
         model: A `Model`, or a network, which is then wrapped without normalisation and bounds.
         output: Which score is explained: logit, probability, log_probability or margin.
+        layer: Explains a layer's activation in the image's place: the rest of the network is the network then. A name as in
+            `model.layers()` (`"name@k"` for its k-th call).
+        at: The same by depth: "input", "middle" or "final", the last layer with a map.
+        smooth: Standard deviation, in pixels, of a Gaussian that the map is smoothed with; 0: none.
     """
 
     model: Model
     output: Output = field(default="logit", kw_only=True)
+    layer: str | None = field(default=None, kw_only=True)
+    at: Depth | None = field(default=None, kw_only=True)
+    smooth: Annotated[float, Range(0)] = field(default=0.0, kw_only=True)
+
+    layers: ClassVar[Layers] = "head"  # whether the base class runs it at layers, it does so by itself, or cannot
 
     facts: ClassVar[Facts] = Facts("", "custom", "", tags={**TAGS})
     _budget: int | None = field(default=None, init=False)
@@ -82,6 +93,7 @@ class Attributor(Configured):
     def __post_init__(self) -> None:
         self.model = Model.wrap(self.model)
         validate(self.name or type(self).__name__, type(self), self.params)
+        self._validate_base()
         self.validate()
         reason = self._refusal()
         if reason is not None:
@@ -103,6 +115,19 @@ class Attributor(Configured):
 
     def validate(self) -> None:
         """Check what depends on several parameters; each by itself is checked against its annotation already."""
+
+    def _validate_base(self) -> None:
+        """Check what every method has."""
+        name = self.name or type(self).__name__
+        if self.layer not in {None, "auto"} and self.at is not None:
+            raise ValueError(f"{name}: layer={self.layer!r} and at={self.at!r}: give one of them")
+        inner = self.at not in {None, "input"} or self.layer not in {None, "input", "auto"}
+        if inner and self.layers == "none":
+            raise ValueError(f"{name} does not run at a layer: leave layer and at away")
+        if inner and not isinstance(self.model.network, nn.Module):
+            raise ValueError(f"{name}: layer and at need the network's layers, and a bare callable has none")
+        if self.smooth and self.model.kind != "image" and not self.model._takes_any:
+            raise ValueError(f"{name}: smooth is for maps of images, and the model takes {self.model.kind}")
 
     @classmethod
     def supports(cls, model: Model) -> str | None:
@@ -208,7 +233,7 @@ class Attributor(Configured):
             clean = model.scores(images, frozen, output=self.output) if scores else torch.empty(0)
         with model.ledger(frozen.count) as ledger:
             start = time.perf_counter()
-            native, details = self.compute(images, frozen)
+            native, details = self._computed(images, frozen)
             if native.device.type == "cuda":
                 torch.cuda.synchronize(native.device)
             seconds = time.perf_counter() - start
@@ -220,6 +245,7 @@ class Attributor(Configured):
             )
         native = self._reduce(native)
         maps = self._resize(native, tuple(images.shape[2:])) if images.ndim == 4 else native
+        maps = baselines.gaussian_blur(maps, self.smooth) if self.smooth else maps
         if images.ndim == 3 and maps.ndim == 2:  # one value for each token
             maps = maps[:, :, None].expand(images.shape).contiguous()
         kind = map_type(inputs)
@@ -237,6 +263,40 @@ class Attributor(Configured):
             output=self.output,
             inputs=inputs,
         )
+
+    def _computed(self, images: Tensor, target: Target) -> Computed:
+        """What the method makes of the images, or of a layer's activation."""
+        inner = self.layers == "head" and (self.layer is not None or self.at is not None)
+        name = (self.layer or self.model.place(self.at or "input", images)) if inner else "input"
+        if name == "input":
+            return self.compute(images, target)
+        model = self.model
+        model.layers(images)  # which shows it an image
+        layout = model.layout(name)
+        trunk, head = model.split(name)
+        activation = head.check(trunk.outputs(images, rows=target.rows, count=target.count))
+        if head.kind not in self.facts.tags["kinds"]:
+            raise ValueError(
+                f"{self.name} explains {SHAPES['image']}, and layer {name!r} hands on {tuple(activation.shape)}"
+            )
+        made = self.within(head, (images.shape[2] / layout.grid[0], images.shape[3] / layout.grid[1]))
+        native, details = made.compute(activation, target)
+        if layout.form == "tokens":
+            native = layout.maps(native if native.ndim == 3 else native[:, :, None])
+        return Computed(native, {"layer": name, **details})
+
+    def within(self, head: Model, stride: tuple[float, float]) -> "Attributor":
+        """This method for the rest of the network after a layer, whose activation takes the image's place.
+
+        Args:
+            head: The rest.
+            stride: Pixels, down and across, of one place of the activation: for what is measured in pixels.
+        """
+        del stride
+        params = {**self.params, "layer": None, "at": None, "smooth": 0.0}
+        if isinstance(self.params.get("baseline"), str) and params["baseline"] in {"black", "white"}:
+            params["baseline"] = "zero"  # an activation has no bounds; what is absent is 0
+        return type(self)(head, **params)
 
     def _reduce(self, maps: Tensor) -> Tensor:
         how: Channels = getattr(self, "channels", "sum")
@@ -354,9 +414,7 @@ def register(
     return decorate
 
 
-def available(
-    pattern: str = "*", *, model: Model | Network | None = None, **tags: Any
-) -> list[str]:
+def available(pattern: str = "*", *, model: Model | Network | None = None, **tags: Any) -> list[str]:
     """The names of all methods, sorted.
 
     Args:
@@ -386,9 +444,7 @@ def describe(name: str) -> dict[str, Any]:
     return {**found, "cost": REGISTRY.find(name).cost()}
 
 
-def create(
-    name: str, model: Model | Network, *, budget: int | None = None, **options: Any
-) -> Attributor:
+def create(name: str, model: Model | Network, *, budget: int | None = None, **options: Any) -> Attributor:
     """A method by name.
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .attributor import REGISTRY, Attributor
+from .baselines import gaussian_blur
 from .model import Model
 
 Check = Callable[["Case"], None]
@@ -238,6 +239,8 @@ def check_model_untouched(case: Case) -> None:
         made.attribute(case.images(), target=fail)
     except KeyError:
         pass
+    except ValueError as error:
+        assert "callable" in str(error), f"a callable target that fails gave {error!r}"  # noqa: PT017  it refuses them all
     else:
         assert not case.cls.facts.tags["targeted"], "an exception in the target was swallowed"
     assert _state(network) == before, "the network was changed by a run that failed"
@@ -387,7 +390,7 @@ def check_round_trip(case: Case) -> None:
     made = case.make()
     assert case.cls(made.model, **made.params) == made, "its params do not make it again"
     assert pickle.loads(pickle.dumps(made)) == made, "a pickled copy differs"  # noqa: S301  our own bytes
-    assert made.with_model(case.network()) == made, "with_model changes the configuration"
+    assert made.with_model(case.model()) == made, "with_model changes the configuration"
     assert hash(copy.copy(made)) == hash(made), "its hash is not that of a copy"
     assert made.name in repr(made), "its repr does not name it"
 
@@ -412,6 +415,30 @@ def check_other_kinds(case: Case) -> None:
         first = maps.reshape(3, 6, -1).sum(2).argmax(1)
         assert bool((first == 1).all()), f"{kind}: column 1 decides, and {first.tolist()} come first"
         equal(made.attribute(inputs[1:2], target=0), maps[1:2], f"a batch of {kind} is not its inputs one by one")
+
+
+def check_layers(case: Case) -> None:
+    """It runs at inner layers with maps of the image's size, or refuses in a sentence."""
+    x = case.images(2)
+    if case.cls.layers == "none":
+        try:
+            case.make(at="final")
+        except ValueError:
+            return
+        raise AssertionError("it does not run at layers, and at='final' was accepted")
+    for at in ("middle", "final"):
+        made = case.make(at=at)
+        found = made.explain(x, target=1)
+        assert found.maps.shape == (2, 1, SIZE, SIZE), f"at={at!r} gave {tuple(found.maps.shape)}"
+        assert found.details.get("layer"), f"at={at!r}: details do not name the layer"
+        equal(made.attribute(x[1:], target=1), found.maps[1:], f"at={at!r}: a batch is not its images one by one")
+
+
+def check_smooth(case: Case) -> None:
+    """`smooth` blurs the map and nothing else."""
+    x = case.images(2)
+    plain, smoothed = (case.make(smooth=s).attribute(x, target=1) for s in (0.0, 1.5))
+    equal(smoothed, gaussian_blur(plain, 1.5), "smooth=1.5 is not the blurred map")
 
 
 def check_bad_input(case: Case) -> None:

@@ -25,6 +25,7 @@ Network: TypeAlias = nn.Module | Callable[..., Any] | str | os.PathLike[str]  # 
 RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
 SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens": "(N, T, D)"}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TRIES = 24  # layers at which a network is tried to be cut
 TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
 __all__ = ["Kind", "Ledger", "Model", "Network", "map_type"]
@@ -194,7 +195,9 @@ class Model:
         self.shared: dict[Any, Any] | None = None  # what methods that run together have evaluated; see `sharing`
         self.saved = 0
         self._listeners: list[Callable[[int], Any]] = []
-        self._parent: tuple[Model, bool] | None = None  # the model whose ledger pays, and whether forwards count there
+        self._parent: Model | None = (
+            None  # whose ledger pays: a head's pass is one of the whole, its trunk's is part of it
+        )
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
         self._stamp: list[Any] | None = None
         self._sums: Tensor | None = None
@@ -206,7 +209,6 @@ class Model:
         self._splits: dict[Any, tuple[Model, Model]] = {}
         self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
-        self._calls: list[_layers.Call] | None = None
 
     @classmethod
     def wrap(cls, network: "Model | Network") -> "Model":
@@ -328,7 +330,6 @@ class Model:
         self._checked.clear()
         self._splits.clear()
         self._learnt.clear()
-        self._calls = None
         self.output_shape = None
         if self.shared is not None:
             self.shared.clear()  # what another network was seen to do
@@ -505,7 +506,9 @@ class Model:
             What `work` returned, batch by batch.
         """
         self._enter(images)
-        parts = self._map(images.detach(), target.rows, target.count, "gradient", work, fast=fast)
+        self._prepare(images, target.rows, target.count)
+        engine = None if fast else self._plain_engine()
+        parts = self._map(images.detach(), target.rows, target.count, "gradient", work, engine=engine)
         for i in range(max(forwards, backwards)):
             self._charge(target.rows, forward=i < forwards, backward=i < backwards)
         return parts
@@ -545,6 +548,7 @@ class Model:
             with _lean.evaluating(network):
                 trunk = _layers.trunk(network, layer, self.forward)
             self._splits[key] = self._halves(trunk, trunk, layer)
+            self._splits[key][0]._parent = self
         out: Tensor = self._splits[key][0].outputs(images)
         return out
 
@@ -558,21 +562,196 @@ class Model:
             images: `(N, C, H, W)`; needed only if the model has not seen one.
         """
         self.refresh()
-        if images is not None:
+        if images is not None and self._has_seen(images):
+            self._enter(images)  # what a method makes of images may lie outside the bounds
+        elif images is not None:
             images = self.check(images)
             self._enter(images)
             self._prepare(images, torch.arange(len(images)), len(images))
-        if self._calls is None:
-            network = self._module("layers")
-            if self.shape is None:
-                raise ValueError("layers are known once the model has seen an input: pass layers(images)")
+        network = self._module("layers")
+        if self.shape is None:
+            raise ValueError("layers are known once the model has seen an input: pass layers(images)")
+        key = ("layers", self.shape)
+        if key not in self._learnt:
             with _lean.evaluating(network):
-                self._calls = _layers.calls(network, lambda n: self.try_out(n, self._blank()))
-        return self._calls
+                self._learnt[key] = _layers.calls(network, lambda n: self.try_out(n, self._blank()))
+        found: list[_layers.Call] = self._learnt[key]
+        return found
 
+    @plainly
     def auto_layer(self, images: Tensor | None = None) -> str:
-        """The last layer with a spatial map before pooling: where class activation maps are read."""
-        return _layers.last_spatial(self.layers(images))
+        """Where class activation maps are read: the last layer with a map, before pooling.
+
+        Where only the class token is read after the last block, no map of its tokens says anything of the class: then it is
+        what stands before the last attention.
+
+        Raises:
+            ValueError: There is none; the message lists what could be passed.
+        """
+        found = self.layers(images)
+        assert self.shape is not None
+        key = ("auto", self.shape)
+        if key not in self._learnt:
+            places = _layers.spatial(found, self.shape)
+            if not places:
+                raise _layers.none_found(found, self.shape, "no layer was found with a map of the image")
+            name: str | None = found[places[-1]].name
+            if name is not None and self.layout(name).form == "tokens" and not self._reaches(name):
+                name = _layers.before_attention(found)
+            if name is None or _layers.layout(_layers.named(found, name), found, self.shape) is None:
+                raise _layers.none_found(found, self.shape, "no layer was found whose map leads to the output")
+            self._learnt[key] = name
+        return str(self._learnt[key])
+
+    @plainly
+    def place(self, at: Literal["input", "middle", "final"], images: Tensor | None = None) -> str:
+        """The layer at a depth where this network can be cut in two.
+
+        Args:
+            at: `"input"`; `"final"`, the last layer with a map that everything passes through and that leads to the output;
+                `"middle"`, the one with half of that one's layers before it.
+            images: Needed only if the model has not seen one.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if at == "input":
+            return at
+        found = self.layers(images)
+        assert self.shape is not None
+        key = ("place", at, self.shape)
+        if key not in self._learnt:
+            network = self._module("layers")
+            with _lean.evaluating(network):
+                through = _layers.cuts(network, self.forward)
+            names = {c.same for c in found if through is None or c.name in through}
+            places = [i for i in _layers.spatial(found, self.shape) if found[i].same in names]
+            if at == "final":
+                tried = [found[i].name for i in reversed(places)]
+            else:
+                depth = {found[i].name: sum(c.parameters for c in found[: i + 1]) for i in reversed(places)}
+                half = depth[self.place("final")] / 2
+                tried = sorted((n for n in depth if depth[n] <= 2 * half), key=lambda n: _rank(depth[n] / half - 1, n))
+            name = next((n for n in tried[:TRIES] if self._can_be_cut(n)), None)
+            if name is None:
+                raise _layers.none_found(
+                    found, self.shape, f"no layer was found {at} in this network that all passes through"
+                )
+            self._learnt[key] = name
+        return str(self._learnt[key])
+
+    def _can_be_cut(self, name: str) -> bool:
+        """Whether the network can be cut at a layer whose map leads to the output."""
+        try:
+            self.split(name)
+        except ValueError:
+            return False
+        return self.layout(name).form != "tokens" or self._reaches(name)
+
+    def layout(self, layer: str) -> "_layers.Layout":
+        """Where the map lies in what a layer hands on.
+
+        Raises:
+            ValueError: There is no such layer, or it has no map of the image.
+        """
+        found = self.layers()
+        assert self.shape is not None
+        if layer == "input":
+            return _layers.Layout("first", (self.shape[1], self.shape[2]))
+        call = _layers.named(found, layer)
+        made = _layers.layout(call, found, self.shape)
+        if made is None:
+            raise _layers.none_found(found, self.shape, f"layer {layer!r} hands on {call.shape}, no map of the image")
+        return made
+
+    def _reaches(self, layer: str) -> bool:
+        """Whether the outputs depend on the map that a layer hands on, on an arbitrary image."""
+        network = self._module("layers")
+        kept: list[Tensor] = []
+
+        def run(x: Tensor, **more: Any) -> Any:
+            leaf, out = tap(x, **more)
+            kept.append(leaf)
+            return out
+
+        tap = _layers.Tap(network, *_layers.parse(layer))
+        blank = self._blank()
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(blank.shape, generator=generator, dtype=blank.dtype)
+        with _lean.evaluating(network), torch.enable_grad():
+            out = self.try_out(run, image)
+            if not isinstance(out, Tensor) or not out.requires_grad:
+                return not isinstance(out, Tensor)  # an output that cannot be looked at may depend on it
+            weights = torch.rand(out.shape, generator=generator).to(out)
+            (gradient,) = torch.autograd.grad((out * weights).sum(), kept[0], allow_unused=True)
+        return gradient is not None and bool(self.layout(layer).maps(gradient).any())
+
+    @plainly
+    def features(
+        self,
+        images: Tensor,
+        target: Target,
+        layer: str,
+        work: Callable[[slice, Tensor, Tensor, Tensor], Any],
+        *,
+        output: Output = "logit",
+    ) -> list[Any]:
+        """A layer's feature maps and the scores' gradients with respect to them, batch by batch.
+
+        The way back ends at the layer, whatever leads around it.
+
+        Args:
+            images: Checked before, `(N, C, H, W)`.
+            target: Frozen, one row per image.
+            layer: The layer's name.
+            work: `work(part, features, gradients, scores)` gets each batch: which images, `(n, K, h, w)` twice, `(n,)`.
+            output: Which score.
+
+        Returns:
+            What `work` returned, batch by batch.
+        """
+        self._enter(images)
+        self._prepare(images, target.rows, target.count)
+        layout = self.layout(layer)
+        try:
+            trunk, head = self.split(layer)
+        except _layers.AroundError:
+            return self._tapped(images, target, layer, work, output)
+        tokens = layout if layout.form == "tokens" else _layers.Layout("first", layout.grid)
+        found = []
+        at = 0
+        while at < len(images):
+            part = slice(at, min(at + self.batch("gradient"), len(images)))
+            activation = trunk.outputs(images[part], rows=target.rows[part], count=target.count)
+            scores, gradients = head.gradients(activation, target.take(part), output=output)
+            found.append(work(part, tokens.maps(activation), tokens.maps(gradients), scores))
+            at = part.stop
+        return found
+
+    def _tapped(self, images: Tensor, target: Target, layer: str, work: Any, output: Output) -> list[Any]:
+        """The same where a connection leads around the layer: in one pass of the whole network."""
+        layout = self.layout(layer)
+        network = self._module("features")
+        tap = _layers.Tap(network, *_layers.parse(layer))
+        kept: list[Tensor] = []
+
+        def engine(x: Tensor, **more: Any) -> Any:
+            leaf, out = tap(x, **more)
+            kept.append(leaf)
+            return out
+
+        def look(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Any:
+            kept.clear()
+            score = read(run(x.detach()), target.take(part), output, self.activation)
+            (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
+            gradient = torch.zeros_like(kept[0]) if gradient is None else gradient
+            with torch.no_grad():
+                return work(part, layout.maps(kept[0].detach()), layout.maps(gradient), score.detach())
+
+        with _lean.evaluating(network):
+            found = self._map(images.detach(), target.rows, target.count, "gradient", look, engine=engine)
+        self._charge(target.rows, backward=True)
+        return found
 
     @plainly
     def split(
@@ -580,7 +759,9 @@ class Model:
     ) -> "tuple[Model, Model]":
         """Cut the network at a layer: `(trunk, head)`, two models.
 
-        The trunk takes images and its `outputs` are the layer's activation; the head takes that activation. With `grid`,
+        The trunk takes images and its `outputs` are the layer's activation, channels first, where a layer has maps and the
+        model has seen an image; the head takes that activation. A pass of the head is charged as one of the whole, to
+        which the trunk's belongs. With `grid`,
         the trunk runs every cell of an image of `grid` x `grid` cells by itself and puts the activations side by side,
         and the head sees the cell number `head` (row by row) and nothing else.
 
@@ -595,7 +776,7 @@ class Model:
         self.refresh()
         if (grid is None) != (head is None):
             raise ValueError("grid and head go together: which cell of which grid")
-        key = (at, grid, head)
+        key = (at, grid, head, self.shape)
         if key not in self._splits:
             network = self._module("split")
             rows, columns = (grid, grid) if isinstance(grid, int) else (grid or (1, 1))
@@ -603,11 +784,19 @@ class Model:
                 raise ValueError(f"head={head}: a grid of {rows} x {columns} has cells 0..{rows * columns - 1}")
             with _lean.evaluating(network):
                 trunk, rest = _layers.split(self, network, at)
+            if self.shape is not None and at != "input" and self._channels_last(at):
+                trunk, rest = _layers.FirstTrunk(trunk), _layers.FirstHead(rest)
             if head is not None:
                 trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
             self._splits[key] = self._halves(trunk, rest, at)
             self._splits[key][0]._cells = None if grid is None else (rows, columns)
         return self._splits[key]
+
+    def _channels_last(self, layer: str) -> bool:
+        found = self.layers()
+        assert self.shape is not None
+        made = _layers.layout(_layers.named(found, layer), found, self.shape)
+        return made is not None and made.form == "last"
 
     def _halves(self, trunk: nn.Module, rest: nn.Module, at: str) -> "tuple[Model, Model]":
         whole: dict[str, Any] = {"mean": self.mean, "std": self.std, "bounds": self.bounds, "kind": self.kind}
@@ -626,7 +815,7 @@ class Model:
             )  # fmt: skip
             second._takes_any = True
         first._count = second._count = self._count
-        first._parent, second._parent = (self, True), (self, at == "input")
+        second._parent = self
         return first, second
 
     def _module(self, what: str) -> nn.Module:
@@ -661,8 +850,7 @@ class Model:
             if backward:
                 ledger.backwards.index_add_(0, rows, one)
         if self._parent is not None:
-            parent, forwards = self._parent
-            parent._charge(rows, backward=backward, forward=forward and forwards, paid=paid)
+            self._parent._charge(rows, backward=backward, forward=forward, paid=paid)
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:
@@ -726,14 +914,14 @@ class Model:
         purpose: Literal["forward", "gradient"],
         work: Callable[[slice, Tensor, Callable[[Tensor], Any]], Any],
         *,
-        fast: bool = True,
+        engine: Callable[..., Any] | None = None,
     ) -> list[Any]:
         """Run all images in batches of the measured size; halve the batch when memory runs out.
 
         `work(slice, input, run)` runs a batch and says what is kept of it; for gradients, the input is a leaf.
         """
         self._prepare(images, rows, count)
-        engine = self._engine(purpose) if fast else self._plain_engine()
+        engine = self._engine(purpose) if engine is None else engine
         pace = self._paces[purpose]
         # a network that keeps what it made on its first call must not keep tensors that no gradient can use
         lean = isinstance(engine, fx.GraphModule) and engine is not self._twin and self._engines is not None
@@ -841,13 +1029,18 @@ class Model:
         """On the first images of a shape: learn the outputs' shape, compare the fast copy, look at batch mates."""
         key = (tuple(images.shape[1:]), images.dtype, images.device)
         self._count = count
-        if key in self._checked:
+        if self._has_seen(images):
             self.output_shape = self._checked[key]
             return
         self.shape = tuple(images.shape[1:])
         with _lean.seeded_aside():
             self._try_first(images, rows, count)
         self._checked[key] = self.output_shape
+
+    def _has_seen(self, images: Tensor) -> bool:
+        """Whether images of this shape were run before."""
+        key = (tuple(images.shape[1:]), images.dtype, images.device) if isinstance(images, Tensor) else None
+        return key in self._checked
 
     def _try_first(self, images: Tensor, rows: Tensor, count: int) -> None:
         """Run one image and two, and learn from what comes out."""
@@ -953,6 +1146,11 @@ class Model:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _rank(off: float, layer: str) -> tuple[int, int, float]:
+    """How good a layer is whose depth is off by a part of what is wanted: near, a whole stage or block, nearest."""
+    return int(abs(off) * 6), layer.count("."), abs(off)
 
 
 def map_type(inputs: Tensor) -> torch.dtype:

@@ -133,6 +133,15 @@ class Occlusion(Attributor):
         if any(s > w for s, w in zip(pair(self.stride), pair(self.window), strict=True)):
             raise ValueError(f"occlusion: stride={self.stride} leaves gaps between windows of {self.window} pixels")
 
+    def within(self, head: Model, stride: tuple[float, float]) -> "Attributor":
+        """Window and stride in places of the activation."""
+        sizes = {
+            name: tuple(max(1, round(size / step)) for size, step in zip(pair(getattr(self, name)), stride, strict=True))
+            for name in ("window", "stride")
+        }
+        made = super().within(head, stride)
+        return type(self)(head, **{**made.params, **sizes})
+
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, H, W)`, `(N, F)` or `(N, T)`."""
         fill = baselines.make(self.baseline, inputs, self.model)

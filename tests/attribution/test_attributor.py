@@ -39,6 +39,9 @@ def test_the_constructor_stores_its_arguments_as_they_are(networks):
     assert made.params["baseline"] is baseline
     assert made.params == {
         "output": "probability",
+        "layer": None,
+        "at": None,
+        "smooth": 0.0,
         "masks": 5,
         "grid": 7,
         "keep": 0.3,
