@@ -1,6 +1,11 @@
 """Attribution methods by name, behind one interface, on any model."""
 
 from . import baselines, designs, games, masking, regions, targets, trees
+from .attention.attention_rollout import AttentionRollout
+from .attention.gae import GAE
+from .attention.grad_attention import GradAttention
+from .attention.raw_attention import RawAttention
+from .attention.transformer_attribution import TransformerAttribution
 from .attributor import Attributor, Computed, Cost, available, create, describe, register
 from .cam.grad_cam import GradCAM
 from .conformance import check, checks
@@ -30,6 +35,11 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .relevance.attn_lrp import CPLRP, AttnLRP
+from .relevance.composites import (
+from .relevance.excitation_backprop import ExcitationBackprop
+from .relevance.lrp import LRP
+from .relevance.pa_lrp import PALRP
 
 __all__ = [
     "Attributor",
@@ -52,12 +62,18 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "AttentionRollout",
+    "AttnLRP",
     "BCos",
     "BlurIG",
+    "CPLRP",
+    "ExcitationBackprop",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "GAE",
+    "GradAttention",
     "GradCAM",
     "Gradient",
     "GradientSHAP",
@@ -67,8 +83,20 @@ __all__ = [
     "IntegratedGradients",
     "KernelSHAP",
     "LIME",
+    "LRP",
+    "LRPAlphaBeta",
+    "LRPEpsilonAlpha2Beta1",
+    "LRPEpsilonAlpha2Beta1Flat",
+    "LRPEpsilonGammaBox",
+    "LRPEpsilonPlus",
+    "LRPEpsilonPlusFlat",
+    "LRPGamma",
+    "LRPZBox",
+    "LRPZPlus",
     "Occlusion",
+    "PALRP",
     "RISE",
+    "RawAttention",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
@@ -76,6 +104,7 @@ __all__ = [
     "SmoothGradSquared",
     "SmoothIG",
     "Sobol",
+    "TransformerAttribution",
     "VarGrad",
     "WCAM",
 ]

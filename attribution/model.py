@@ -523,12 +523,11 @@ class Model:
             work: `work(x, run)` as in `passes`, on one arbitrary input of the shape last seen.
 
         Returns:
-            What `work` returned, until the network changes.
+            What `work` returned, until `refresh` finds the network changed.
 
         Raises:
             ValueError: The model has not seen an input.
         """
-        self.refresh()
         if self.shape is None:
             raise ValueError("this is known once the model has seen an input")
         at = (key, self.shape)

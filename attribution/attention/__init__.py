@@ -1,0 +1,1 @@
+"""Methods that read what the tokens of a transformer attend to."""

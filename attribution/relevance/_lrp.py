@@ -1,0 +1,405 @@
+"""Layer-wise relevance propagation: one engine for all of its rules, on any network.
+
+Every operation keeps its value. Backwards goes a coefficient c, such that relevance is value times c: what is linear hands
+it on by its transpose, as a gradient; a rule only says by what it is scaled, and through which part of the layer it goes.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._parameters import Range
+from .._rules import Apply, depends, normalized, own
+from ..attributor import Attributor, Channels, Computed
+from ..model import Model
+from ..targets import Output, Target, read
+from ._pixels import FromPixels, Pixels, hand
+
+Rule = Literal["epsilon", "gamma", "zplus", "alpha_beta"]
+First = Literal["z_box", "flat", "w_squared"]
+Positive = Annotated[float, Range(0)]
+
+# these are zero at zero: all of their value is their input's
+THROUGH_ZERO = frozenset(
+    [
+        "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "silu", "gelu", "mish", "hardswish",
+        "softsign", "tanh", "tanhshrink", "softshrink", "hardshrink", "expm1", "log1p", "sqrt", "square", "abs",
+        "absolute", "erf", "sin", "tan", "atan", "arctan", "sinh",
+    ]
+)  # fmt: skip
+GATES = frozenset(
+    ["sigmoid", "hardsigmoid", "relu6", "special_expit"]
+)  # what such a value is multiplied with is a signal
+VIEWS = (
+    "View", "UnsafeView", "Reshape", "Expand", "Unsqueeze", "Squeeze", "Permute", "Transpose", "Select", "Slice", "Split",
+    "Unbind", "Clone", "Alias", "TBackward", "MulBackward", "DivBackward",
+)  # fmt: skip
+WINNERS = (
+    "MaxPool",
+    "MaxPool2DWithIndices",
+    "MaxPool3DWithIndices",
+    "AdaptiveMaxPool",
+    "Max",
+    "Amax",
+    "Maximum",
+    "Topk",
+)
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule where.
+
+    Attributes:
+        convolution: For convolutions.
+        dense: For linear layers.
+        first: For convolutions that see the image itself; `None`: as all others.
+        epsilon: Of the epsilon rule, in units of the layer's output.
+        gamma: Of the gamma rule.
+        alpha: Of the alpha-beta rule; beta is alpha - 1.
+        bias: Whether biases take a share, which is lost. Only for `zplus`.
+        gates: Whether a gated signal takes all, or signal and gate a half each.
+        softmax: Whether relevance goes through a softmax by its derivative, or not at all.
+    """
+
+    convolution: Rule = "epsilon"
+    dense: Rule = "epsilon"
+    first: First | None = None
+    epsilon: float = 1e-6
+    gamma: float = 0.25
+    alpha: float = 2.0
+    bias: bool = True
+    gates: Literal["signal", "half"] = "signal"
+    softmax: Literal["derivative", "none"] = "derivative"
+
+
+class Layer(NamedTuple):
+    """A linear layer on its input: `apply(x, weight, bias)`."""
+
+    apply: Apply
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    name: str
+
+    def followed_by(self, norm: Apply, rank: int) -> "Layer | None":
+        """The layer and a batch norm of its output, of that rank, as one; `None` where that is none."""
+        if self.name not in CONVOLUTIONS and not (self.name == "linear" and rank == 2):
+            return None
+        with torch.no_grad():
+            blank = self.weight.new_zeros(1, len(self.weight), *[1] * (rank - 2))
+            shift = norm(blank).flatten()
+            scale = norm(blank + 1).flatten() - shift
+            weight = self.weight * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
+            bias = shift if self.bias is None else self.bias * scale + shift
+        return Layer(self.apply, self.x, weight, bias, self.name)
+
+
+@own
+class Inside(torch.autograd.Function):
+    """An operation by its ordinary gradient, times a constant: `(apply, share, *inputs)`."""
+
+    @staticmethod
+    def forward(ctx: Any, apply: Apply, share: float, *inputs: Tensor) -> Tensor:
+        """The value, with a graph of its own."""
+        with torch.enable_grad():
+            leaves = [i.detach().requires_grad_() for i in inputs]
+            out = apply(*leaves)
+        ctx.graph = leaves, out, share
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *coefficients: Tensor) -> tuple[Tensor | None, ...]:
+        """Each input's gradient times the share."""
+        leaves, out, share = ctx.graph
+        return None, None, *torch.autograd.grad(out, leaves, coefficients[0] * share)
+
+
+class Propagation(FromPixels):
+    """The rules of a composite, for one batch.
+
+    Args:
+        composite: Which rule where.
+        image: The leaf.
+        bounds: Of a pixel; `z_box` needs them.
+    """
+
+    opens_attention = True
+
+    def __init__(self, composite: Composite, image: Tensor, bounds: tuple[float, float] | None = None) -> None:
+        super().__init__(image, bounds if composite.first == "z_box" else None)
+        self.composite = composite
+        self._last: tuple[Tensor, Layer] | None = None
+
+    # -- layers --------------------------------------------------------------------------------------------------------
+
+    def linear(self, apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
+        """A layer by its rule; it is remembered, since a batch norm may follow that belongs to it."""
+        layer = Layer(apply, x, weight, bias, name)
+        out = self._layer(layer)
+        self._last = out, layer
+        return out
+
+    def _layer(self, layer: "Layer", value: Tensor | None = None) -> Tensor:
+        """A layer by its rule; `value` is its output, where that is known better."""
+        composite, (apply, x, weight, bias, name) = self.composite, layer
+        pixels = self.pixels(x)
+        first = composite.first if pixels is not None and name in CONVOLUTIONS else None
+        rule = composite.dense if name == "linear" else composite.convolution
+        if first is None and rule == "epsilon":
+            x = x if pixels is None else pixels.handed()
+            return stable(apply(x, weight, bias), composite.epsilon, value)
+        if value is None:
+            with torch.no_grad():
+                value = apply(x.detach(), weight, bias)
+        if pixels is not None:
+            if first is not None:
+                part = first_part(first, apply, pixels, weight)
+                return hand(value, part, quotient(value, part))
+            x = pixels.handed()
+        positive = signed_part(apply, x, weight, bias if composite.bias else None, 1)
+        if rule == "zplus" or (rule == "alpha_beta" and composite.alpha == 1):
+            return hand(value, positive, quotient(value, positive))
+        if rule == "gamma":  # the negative part is what is left
+            g, z = composite.gamma, apply(x, weight, bias)
+            part = torch.where(value > 0, z + g * positive, (1 + g) * z - g * positive)
+            return hand(value, part, quotient(value, part))
+        negative = signed_part(apply, x, weight, bias, -1)
+        a = composite.alpha
+        return hand(value, positive, a * quotient(value, positive), negative, (1 - a) * quotient(value, negative))
+
+    def affine(self, apply: Apply, x: Tensor, name: str) -> Tensor:
+        """Average pooling by the epsilon rule; a batch norm as one with the layer before it, alone by the epsilon rule."""
+        if name == "batch_norm" and self._last is not None and self._last[0] is x:
+            merged = self._last[1].followed_by(apply, x.ndim)
+            if merged is not None:
+                with torch.no_grad():
+                    value = apply(x.detach())
+                return self._layer(merged, value)
+        return stable(apply(x), self.composite.epsilon)
+
+    # -- what is not linear --------------------------------------------------------------------------------------------
+
+    def elementwise(self, apply: Apply, x: Tensor, name: str) -> Tensor:
+        """Relevance stays where it is; what the function has at zero takes its share as a bias would.
+
+        What is infinite at zero divides (a reciprocal, a root of a variance), and gets nothing.
+        """
+        with torch.no_grad():
+            z = x.detach()
+            value = apply(z)
+            if name == "relu":
+                scale: Tensor | None = z > 0
+            else:
+                scale = secant(apply, z, value, through_zero=name in THROUGH_ZERO, kept=name.startswith("log"))
+        if scale is None:
+            return value
+        return marked(hand(value, x, scale), gate=name in GATES)
+
+    def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
+        """A half to each factor; all to the signal where the other is its gate."""
+        if not depends(a) or not depends(b):
+            return apply(a, b)
+        if apply is torch.mul and self.composite.gates == "signal":
+            gates = is_gate(a), is_gate(b)
+            if gates[0] != gates[1]:
+                return apply(a.detach(), b) if gates[0] else apply(a, b.detach())
+        found: Tensor = Inside.apply(apply, 0.5, a, b)  # type: ignore[no-untyped-call]
+        return found
+
+    def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
+        """By its derivative at x: x (R - p sum R); or nothing."""
+        del dim
+        if self.composite.softmax == "none":
+            return apply(x.detach())
+        out: Tensor = Inside.apply(apply, 1.0, x)  # type: ignore[no-untyped-call]
+        return marked(out, gate=True)
+
+    def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
+        """The deviation that is divided by gets nothing."""
+        del apply, name
+
+        def inverse(y: Tensor) -> Tensor:
+            variance = y.detach().square().mean(options["dims"], keepdim=True)
+            return torch.rsqrt(variance + options["eps"])
+
+        return normalized(x, options, inverse, torch.mul)
+
+
+def stable(z: Tensor, epsilon: float, value: Tensor | None = None) -> Tensor:
+    """The epsilon rule: of the relevance of a small output the stabiliser takes a large share."""
+    value = z.detach() if value is None else value
+    return hand(value, z, value / (value + torch.where(value < 0, -epsilon, epsilon)) if epsilon else None)
+
+
+def quotient(value: Tensor, part: Tensor) -> Tensor:
+    """What turns the value's coefficient into that of a part of it; parts are sums of one sign, shares are at most 1."""
+    part = part.detach()
+    return torch.where(part == 0, 0.0, value / torch.where(part == 0, 1.0, part))
+
+
+def signed_part(apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, sign: int) -> Tensor:
+    """The sum of a layer's positive (or negative) terms, weights times inputs and bias."""
+    up, down = (weight.clamp(min=0), weight.clamp(max=0))[::sign]
+    bias = None if bias is None else bias.clamp(min=0) if sign > 0 else bias.clamp(max=0)
+    values = x.detach()
+    below = values < 0
+    if not bool(below.any()):
+        return apply(x, up, bias)
+    part = apply(hand(values.clamp(min=0), x, ~below), up, bias)
+    return part + apply(hand(values.clamp(max=0), x, below), down, None)
+
+
+def first_part(rule: First, apply: Apply, pixels: Pixels, weight: Tensor) -> Tensor:
+    """What stands for a layer that sees pixels; its gradient at them is relevance."""
+    x, values = pixels.tensor, pixels.tensor.detach()
+    if rule == "z_box":
+        assert pixels.low is not None
+        assert pixels.high is not None
+        above, under = (values - pixels.low).clamp(min=0), (values - pixels.high).clamp(max=0)
+        part = apply(hand(above, x, above), weight.clamp(min=0), None)
+        return part + apply(hand(under, x, under), weight.clamp(max=0), None)
+    ones = torch.ones_like(values)
+    return apply(hand(ones, x, None), weight.square() if rule == "w_squared" else torch.ones_like(weight), None)
+
+
+def secant(apply: Apply, z: Tensor, value: Tensor, *, through_zero: bool, kept: bool) -> Tensor | None:
+    """What a function's value beyond that at zero is of its argument; `None` if it is infinite at zero.
+
+    Args:
+        apply: The function.
+        z: Its argument.
+        value: Its value there.
+        through_zero: Whether it is known to be zero at zero. Otherwise quotients close to zero are taken a little away.
+        kept: Whether it is taken to be zero at zero, whatever it is.
+    """
+    tiny = 1e-12 if torch.finfo(z.dtype).tiny < 1e-12 else 1e-3
+    base, near = z.new_zeros(()), z.new_full((), tiny)
+    if not through_zero and not kept:
+        base = apply(torch.zeros_like(z))
+        if not bool(base.isfinite().all()):
+            return None
+        near = torch.where(base == 0, tiny, 1e-3).to(z)
+    small = z.abs() < near
+    z = torch.where(small, -near, z)  # from below, as torch's derivatives of what has a kink at zero
+    found: Tensor = (torch.where(small, apply(z), value) - base) / z
+    return found.nan_to_num(0.0, 0.0, 0.0)
+
+
+def marked(out: Tensor, *, gate: bool) -> Tensor:
+    """The same tensor; its node remembers whether it is a gate."""
+    if out.grad_fn is not None:
+        out.grad_fn.gate = gate  # type: ignore[attr-defined]
+    return out
+
+
+def is_gate(x: Tensor) -> bool:
+    """Whether a tensor comes from a sigmoid or a softmax, whatever views of it were taken since."""
+    node = x.grad_fn
+    while node is not None and node.name().startswith(VIEWS):
+        node = next((n for n, _ in node.next_functions if n is not None), None)
+    return bool(getattr(node, "gate", False))
+
+
+def relevance(
+    model: Model, inputs: Tensor, target: Target, composite: Composite, output: Output, *, unit: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Hand the scores back to the pixels.
+
+    Args:
+        model: The model.
+        inputs: `(N, C, H, W)`.
+        target: Frozen, one row per image.
+        composite: Which rule where.
+        output: Which score.
+        unit: Whether 1 is handed back in place of each score.
+
+    Returns:
+        Relevance `(N, C, H, W)`, and what was handed back, `(N,)`.
+    """
+
+    def work(part: slice, x: Tensor, run: Apply) -> tuple[Tensor, Tensor]:
+        rules = Propagation(composite, x, model.bounds)
+        with rules:
+            out = run(x)
+        score = scored(out, target.take(part), output, model)
+        rules.check(score, x, "LRP", allowed=WINNERS)
+        seed = torch.ones_like(score)
+        if unit:
+            seed = torch.where(score == 0, 0.0, 1 / score.detach())
+        (found,) = torch.autograd.grad(score, x, seed)
+        return found, score.detach() * seed
+
+    maps, given = joined(model.passes(inputs, target, work))
+    return maps, given
+
+
+def scored(out: Any, target: Target, output: Output, model: Model) -> Tensor:
+    """The scores, if they lead back to the input."""
+    score = read(out, target, output, model.activation)
+    if not score.requires_grad:
+        raise ValueError(
+            "the scores do not depend on the input in a way autograd can follow: use a method without gradients"
+        )
+    return score
+
+
+def joined(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Batches of several tensors as one of each."""
+    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
+
+
+class Relevance(Attributor):
+    """What the methods here have in common.
+
+    Args:
+        output: Which score is handed back: logit or margin.
+        channels: How the channels become one map.
+    """
+
+    channels: Channels = "sum"
+
+    def composite(self) -> Composite:
+        """Which rule where."""
+        raise NotImplementedError
+
+    def validate(self) -> None:
+        """Relevance is what a score is made of: a probability is not made of terms."""
+        if self.output in {"probability", "log_probability"}:
+            raise ValueError(
+                f"{self.name}: output={self.output!r} is no sum of what the network's last layer adds up, which is what is "
+                "handed back: choose logit or margin"
+            )
+
+    def compute(self, inputs: Tensor, target: Target) -> Computed:
+        """Relevance of every pixel `(N, C, H, W)`, and by how much its sum misses the score."""
+        maps, given = relevance(self.model, inputs, target, self.composite(), self.output)
+        return Computed(maps, residual(maps, given))
+
+    @classmethod
+    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+        return 1, 1
+
+
+def box_needed(model: Model) -> str | None:
+    """Why the box rule cannot be used, `None` if it can."""
+    return "its first layer needs the range of pixels: pass Model(bounds=...)" if model.bounds is None else None
+
+
+class Boxed(Relevance):
+    """A method whose first layer's rule knows the range of pixels."""
+
+    @classmethod
+    def supports(cls, model: Model) -> str | None:
+        """Models with bounds."""
+        return super().supports(model) or box_needed(model)
+
+
+def residual(maps: Tensor, given: Tensor, beside: Tensor | float = 0.0) -> dict[str, Tensor]:
+    """What was handed back and did not arrive, `(N,)`, and as a part of what was handed back."""
+    given = given.to(maps)
+    lost = given - maps.flatten(1).sum(1) - beside
+    return {"residual": lost, "relative_residual": lost / given.abs().clamp_min(torch.finfo(maps.dtype).tiny)}

@@ -1,0 +1,200 @@
+"""The way from the image to the layers that first see it: there relevance itself is handed back, not a coefficient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._rules import LINEAR, Rules, _in_place, depends, own
+
+# what only moves values about, copies or drops them: relevance goes back the way they came
+MOVES = frozenset(
+    [
+        "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim",
+        "moveaxis", "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as", "contiguous", "clone", "to",
+        "float", "double", "half", "bfloat16", "type", "type_as", "cpu", "cuda", "pad", "__getitem__", "narrow", "select",
+        "index_select", "split", "chunk", "unbind", "tensor_split", "flip", "roll", "rot90", "cat", "concat", "concatenate",
+        "stack", "repeat", "tile", "repeat_interleave", "unfold", "pixel_unshuffle", "pixel_shuffle",
+    ]
+)  # fmt: skip
+# with a constant for each channel, these change the unit that pixels are in
+SCALES = frozenset(
+    [
+        "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "neg", "negative", "addcmul",
+        "__radd__", "__rsub__", "__rmul__",
+    ]
+)  # fmt: skip
+
+
+@own
+class Hand(torch.autograd.Function):
+    """A value whose coefficient is handed, scaled, to what stands for it: `(value, part, scale, part, scale, ...)`.
+
+    A scale of `None` is 1. `value` has no graph; each part has its shape.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *pairs: Tensor | None) -> Tensor:
+        """The value."""
+        ctx.save_for_backward(*pairs[1::2])
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *coefficients: Tensor) -> tuple[Tensor | None, ...]:
+        """The coefficient times every scale."""
+        (c,) = coefficients
+        found: list[Tensor | None] = [None]
+        for scale in ctx.saved_tensors:
+            found += [c if scale is None else c * scale, None]
+        return tuple(found)
+
+
+def hand(value: Tensor, *pairs: Tensor | None) -> Tensor:
+    """`Hand`, typed."""
+    found: Tensor = Hand.apply(value.detach(), *pairs)  # type: ignore[no-untyped-call]
+    return found
+
+
+class Pixels:
+    """A tensor that holds pixels, moved about or in another unit, and the least and the most that each could be."""
+
+    def __init__(self, tensor: Tensor, low: Tensor | None, high: Tensor | None) -> None:
+        self.tensor, self.low, self.high = tensor, low, high
+        self._handed: Tensor | None = None
+
+    def handed(self) -> Tensor:
+        """The same values for a layer that hands back a coefficient: relevance is value times coefficient."""
+        if self._handed is None:
+            values = self.tensor.detach()
+            self._handed = hand(values, self.tensor, values)
+        return self._handed
+
+
+class FromPixels(Rules):
+    """Rules under which the gradient at the image is the relevance of its pixels, whatever scales and pads them first.
+
+    Normalisation by the model or by the network's first lines, padding and copies are no layers: relevance passes them. The
+    first operation of any other kind is where a coefficient becomes relevance.
+
+    Args:
+        image: The leaf.
+        bounds: The least and the largest value of a pixel, if a rule asks for them.
+    """
+
+    def __init__(self, image: Tensor, bounds: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        ends = (None, None) if bounds is None else tuple(torch.full_like(image.detach(), b) for b in bounds)
+        self._pixels: dict[int, Pixels] = {}
+        self._keep(image, *ends)
+
+    def pixels(self, x: Tensor) -> Pixels | None:
+        """What is known of a tensor that still holds pixels, `None` for all others."""
+        return self._pixels.get(id(x))
+
+    def _keep(self, x: Tensor, low: Tensor | None, high: Tensor | None) -> None:
+        if low is not None and high is not None:
+            low, high = torch.minimum(low, high), torch.maximum(low, high)
+        self._pixels[id(x)] = Pixels(x, low, high)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One call; those on pixels are told apart from the layers."""
+        kwargs = kwargs or {}
+        held = [t for t in _tensors((args, kwargs)) if id(t) in self._pixels]
+        name = getattr(func, "__name__", "")
+        if not held or name in LINEAR:
+            return super().__torch_function__(func, types, args, kwargs)
+        plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        if name == "__get__" and not depends(found := func(*args, **kwargs)):  # its shape, say
+            return found
+        if (name in MOVES or name == "__get__") and self._only_pixels(args, kwargs):
+            return self._moved(func, args, kwargs)
+        if plain in SCALES and len(held) == 1 and _per_channel(held[0], plain, args, kwargs):
+            return self._scaled(func, args, kwargs, held[0], within=plain != name)
+        if args and args[0] is held[0] and (name == "__setitem__" or plain != name or _in_place(plain, args, kwargs)):
+            return self._overwritten(func, types, args, kwargs)
+        args, kwargs = _replaced((args, kwargs), self._handed)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _handed(self, t: Tensor) -> Tensor:
+        return self._pixels[id(t)].handed() if id(t) in self._pixels else t
+
+    def _only_pixels(self, args: Any, kwargs: Any) -> bool:
+        """Whether nothing that came out of a layer is among them."""
+        return not any(depends(t) and id(t) not in self._pixels for t in _tensors((args, kwargs)))
+
+    def _moved(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Pixels in other places, beside others or constants; also their bounds go there."""
+        found = func(*args, **kwargs)
+        ends = [_tensors(e) for e in self._ends(func, args, kwargs)]
+        for i, result in enumerate(_tensors(found)):
+            self._keep(result, *(e[i] if e else None for e in ends))
+        return found
+
+    def _scaled(self, func: Any, args: Any, kwargs: Any, x: Tensor, *, within: bool) -> Tensor:
+        """Pixels in another unit: relevance passes unchanged."""
+        ends = self._ends(func, args, kwargs)
+        with torch.no_grad():
+            plain = x.detach().clone() if within else x.detach()
+            value = func(*_replaced(args, lambda t: plain if t is x else t), **kwargs)
+        found = hand(value, x.expand_as(value), None)
+        if within:
+            x.copy_(found)
+            found = x
+        self._keep(found, *ends)
+        return found
+
+    def _overwritten(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """A layer that works in place: from here on the tensor holds no pixels."""
+        x = args[0]
+        values = x.detach().clone()
+        fresh = hand(values.clone(), x, values)
+        found = super().__torch_function__(func, types, (fresh, *args[1:]), kwargs)
+        x.copy_(fresh)
+        del self._pixels[id(x)]
+        return x if found is fresh else found
+
+    def _ends(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
+        """The same call on the least and on the largest values, where they are known."""
+        found: list[Any] = []
+        for end in ("low", "high"):
+            if any(getattr(p, end) is None for p in self._pixels.values()):
+                found.append(None)
+                continue
+            with torch.no_grad():
+
+                def other(t: Tensor, end: str = end) -> Tensor:
+                    return getattr(self._pixels[id(t)], end).clone() if id(t) in self._pixels else t
+
+                moved, named = _replaced((args, kwargs), other)
+                found.append(func(*moved, **named))
+        return found
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = tuple(values.values())
+    return [t for v in values for t in _tensors(v)] if isinstance(values, list | tuple) else []
+
+
+def _replaced(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested values with every tensor changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, dict):
+        return {k: _replaced(v, change) for k, v in values.items()}
+    return type(values)(_replaced(v, change) for v in values) if type(values) in {list, tuple} else values
+
+
+def _per_channel(x: Tensor, name: str, args: Any, kwargs: Any) -> bool:
+    """Whether the others are numbers, or constants with no more than one axis, and none that was learnt."""
+    if name in {"div", "divide", "true_divide"} and (args[0] is not x or kwargs.get("rounding_mode") is not None):
+        return False
+    others = [t for t in _tensors((args, kwargs)) if t is not x]
+    return all(
+        not t.requires_grad and not isinstance(t, nn.Parameter) and sum(size > 1 for size in t.shape) <= 1
+        for t in others
+    )
