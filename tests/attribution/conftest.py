@@ -9,21 +9,32 @@ import numpy as np
 import pytest
 import torch
 
-NAME = "attriscope_test_networks"
 
-
-def _load():
-    if NAME not in sys.modules:
-        spec = importlib.util.spec_from_file_location(NAME, Path(__file__).with_name("networks.py"))
+def _load(file):
+    name = f"attriscope_test_{file}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{file}.py"))
         module = importlib.util.module_from_spec(spec)
-        sys.modules[NAME] = module  # so that pickle finds its classes
+        sys.modules[name] = module  # so that pickle finds its classes
         spec.loader.exec_module(module)
-    return sys.modules[NAME]
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
 def networks():
-    return _load()
+    return _load("networks")
+
+
+@pytest.fixture(scope="session")
+def zoo():
+    return _load("zoo")
+
+
+def pytest_generate_tests(metafunc):
+    """A test with an argument `zoo_name` runs for every network of the zoo, with `zoo_vit` for those of a kind."""
+    for argument, kind in {"zoo_name": None, **{f"zoo_{k}": k for k in ("cnn", "vit", "hierarchical")}}.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, _load("zoo").names(kind))
 
 
 @pytest.fixture
