@@ -14,6 +14,7 @@ from .attributor import REGISTRY, Attributor
 from .model import Model
 
 Check = Callable[["Case"], None]
+Build = Callable[..., nn.Module]  # of the number of channels: class 1 is what is red, class 2 what is green
 SIZE = 16
 
 __all__ = ["CHECKS", "Case", "check", "checks"]
@@ -66,17 +67,27 @@ class Detector(nn.Module):
         return out
 
 
+NETWORKS: list[Build] = [Detector]  # a method is checked on the first that it runs on
+
+
 class Case:
     """One attributor with small hyper-parameters, and images on which the right answer is known.
 
     Args:
         cls: The class.
         options: Hyper-parameters; those registered as `small` are the default.
+        network: Makes the network of so many channels; `None`: the first of `NETWORKS` that the class supports.
     """
 
-    def __init__(self, cls: type[Attributor], options: dict[str, Any]) -> None:
+    def __init__(self, cls: type[Attributor], options: dict[str, Any], network: Build | None = None) -> None:
         self.cls = cls
         self.options = {**cls.facts.tags["small"], **options}
+        fit = (build for build in NETWORKS if cls.supports(Model(build().eval())) is None)
+        self.build = network or next(fit, Detector)
+
+    def network(self, channels: int = 3) -> nn.Module:
+        """A network that finds the objects of `images`, in evaluation mode."""
+        return self.build(channels).eval()
 
     def images(self, n: int = 3, channels: int = 3, height: int = SIZE, width: int = SIZE) -> Tensor:
         """Grey noise with a red block in the upper left and a green one in the lower right."""
@@ -88,8 +99,8 @@ class Case:
         return x
 
     def model(self, network: nn.Module | None = None, **more: Any) -> Model:
-        """The detector as a model."""
-        return Model(network or Detector().eval(), **{"bounds": (0.0, 1.0), **more})
+        """The network as a model."""
+        return Model(network or self.network(), **{"bounds": (0.0, 1.0), **more})
 
     def make(self, model: Model | None = None, **more: Any) -> Attributor:
         """The attributor on a model."""
@@ -149,9 +160,11 @@ def check_repeatable(case: Case) -> None:
 
 def check_model_untouched(case: Case) -> None:
     """The caller's network is as it was, also after an exception."""
-    network = Detector().train()
-    network.drop.eval()
-    network.see.weight.requires_grad_(False)
+    network = case.network().train()
+    for module in network.modules():  # no two alike: all of it must be put back
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    next(network.parameters()).requires_grad_(False)
     before = _state(network)
     made = case.make(case.model(network))
     made.attribute(case.images(), target=1)
@@ -199,20 +212,23 @@ def check_targets(case: Case) -> None:
         equal(made.attribute(x, target=form), expected, f"target={form!r}", 1e-6)
     if made.output == "logit":
         equal(made.attribute(x, target=lambda out: out[:, 1]), expected, "a callable target", 1e-6)
-    named = Detector().eval()(x).argmax(1)
+    with torch.no_grad():
+        named = case.network()(x).argmax(1)
     equal(made.attribute(x), made.attribute(x, target=named), "target=None", 1e-6)
 
 
 def check_shapes(case: Case) -> None:
     """Non-square, one-channel and tiny images run."""
     for channels, height, width in ((3, 12, 20), (3, 21, 13), (1, SIZE, SIZE), (3, 8, 8)):
-        model = case.model(Detector(channels).eval())
+        model = case.model(case.network(channels))
         maps = case.make(model).attribute(case.images(2, channels, height, width), target=1)
         assert maps.shape == (2, 1, height, width), f"{channels} x {height} x {width} gave {tuple(maps.shape)}"
 
 
 def check_activations(case: Case) -> None:
     """In-place, functional and reused activations give what plain ones give."""
+    if case.build is not Detector:
+        return
     x = case.images(2)
     # the layer in front of an activation: what an in-place one would overwrite
     more: dict[str, Any] = {"layer": "norm"} if "layer" in case.cls.facts.needs else {}
@@ -262,7 +278,9 @@ def check_complete(case: Case) -> None:
     if not case.cls.facts.tags["complete"]:
         return
     x = case.images().double()
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).double()
+    network: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 2)).double()
+    if case.cls.supports(case.model(network)) is not None:
+        network = case.network().double()
     made = case.make(case.model(network), output="logit")
     total = made.attribute(x, target=1).sum((1, 2, 3))
     with torch.no_grad():
@@ -273,7 +291,7 @@ def check_complete(case: Case) -> None:
 def check_double(case: Case) -> None:
     """Float64 runs, gives float64, and agrees with float32."""
     x = case.images(2)
-    maps = case.make(case.model(Detector().double().eval())).attribute(x.double(), target=1)
+    maps = case.make(case.model(case.network().double())).attribute(x.double(), target=1)
     assert maps.dtype == torch.float64, f"float64 inputs gave {maps.dtype}"
     equal(maps.float(), case.make().attribute(x, target=1), "float64 and float32")
 
@@ -301,7 +319,7 @@ def check_round_trip(case: Case) -> None:
     made = case.make()
     assert case.cls(made.model, **made.params) == made, "its params do not make it again"
     assert pickle.loads(pickle.dumps(made)) == made, "a pickled copy differs"  # noqa: S301  our own bytes
-    assert made.with_model(Detector()) == made, "with_model changes the configuration"
+    assert made.with_model(case.network()) == made, "with_model changes the configuration"
     assert hash(copy.copy(made)) == hash(made), "its hash is not that of a copy"
     assert made.name in repr(made), "its repr does not name it"
 
@@ -317,7 +335,10 @@ def check_other_kinds(case: Case) -> None:
     for kind, (inputs, network) in networks.items():
         if kind not in case.cls.facts.tags["kinds"]:
             continue
-        made = case.make(Model(network, kind=kind, bounds=None), output="logit")  # type: ignore[arg-type]
+        model = Model(network, kind=kind, bounds=None)  # type: ignore[arg-type]
+        if case.cls.supports(model) is not None:
+            continue
+        made = case.make(model, output="logit")
         maps = made.attribute(inputs, target=0)
         assert maps.shape == inputs.shape, f"{kind} of shape {tuple(inputs.shape)} gave {tuple(maps.shape)}"
         first = maps.reshape(3, 6, -1).sum(2).argmax(1)
@@ -350,24 +371,30 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def checks(attributor: str | type[Attributor], **options: Any) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks(
+    attributor: str | type[Attributor], *, network: Build | None = None, **options: Any
+) -> Iterator[tuple[str, Callable[[], None]]]:
     """The conformance checks of one attributor, by name, for `pytest.mark.parametrize`.
 
     Args:
         attributor: A registered name, or a registered class.
+        network: A function of the number of channels that makes the network to check it on, of three classes: class 1 is
+            what is red, class 2 what is green. `None`: the first of `NETWORKS` that the method supports.
         options: Hyper-parameters to check it with; the default is what was registered as `small`.
     """
     cls = REGISTRY.find(attributor) if isinstance(attributor, str) else attributor
-    case = Case(cls, options)
+    case = Case(cls, options, network)
     for name, function in CHECKS.items():
         yield name, lambda function=function: function(case)  # type: ignore[misc]
 
 
-def check(attributor: str | type[Attributor], **options: Any) -> list[str]:
+def check(attributor: str | type[Attributor], *, network: Build | None = None, **options: Any) -> list[str]:
     """Run the whole conformance suite on one attributor; a few seconds on tiny networks.
 
     Args:
         attributor: A registered name, or a registered class.
+        network: A function of the number of channels that makes the network to check it on, of three classes: class 1 is
+            what is red, class 2 what is green. `None`: the first of `NETWORKS` that the method supports.
         options: Hyper-parameters to check it with; the default is what was registered as `small`.
 
     Returns:
@@ -380,7 +407,7 @@ def check(attributor: str | type[Attributor], **options: Any) -> list[str]:
         >>> "batch_equals_singles" in check("saliency")
         True
     """
-    return run_all(str(attributor), checks(attributor, **options))
+    return run_all(str(attributor), checks(attributor, network=network, **options))
 
 
 def run_all(subject: str, named: Iterable[tuple[str, Callable[[], None]]]) -> list[str]:

@@ -85,6 +85,32 @@ def test_a_sound_method_passes():
     assert len(attribution.check("broken", fault="none")) == len(attribution.conformance.CHECKS)
 
 
+class Grey(attribution.conformance.Detector):
+    """Another network."""
+
+
+class Choosy(Broken):
+    """A method that runs on some networks alone."""
+
+    @classmethod
+    def supports(cls, model):
+        return None if isinstance(model.network, Grey) else "it wants another network"
+
+
+def test_a_method_is_checked_on_a_network_that_it_runs_on(monkeypatch):
+    attribution.register("choosy", family="test", needs="gradient")(Choosy)
+    try:
+        with pytest.raises(AssertionError, match="wants another network"):
+            attribution.check("choosy")
+        assert len(attribution.check("choosy", network=Grey)) == len(attribution.conformance.CHECKS)
+        with pytest.raises(AssertionError, match="finds_object"):
+            attribution.check("choosy", network=Grey, fault="sign")
+        monkeypatch.setattr(attribution.conformance, "NETWORKS", [attribution.conformance.Detector, Grey])
+        assert len(attribution.check("choosy")) == len(attribution.conformance.CHECKS)
+    finally:
+        attribution.attributor.REGISTRY.remove("choosy")
+
+
 @pytest.mark.parametrize(("room", "base"), [(attribution, attribution.Attributor), (metrics, metrics.Metric)])
 def test_every_concrete_class_is_exported(room, base):
     for info in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
