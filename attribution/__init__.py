@@ -6,10 +6,15 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.gradient import Gradient
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
+from .gradient.smoothgrad import SmoothGrad
+from .gradient.smoothgrad_sq import SmoothGradSquared
+from .gradient.vargrad import VarGrad
 from .model import Model
 from .path.integrated_gradients import IntegratedGradients
+from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -46,6 +51,7 @@ __all__ = [
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "Gradient",
     "HSIC",
     "InputXGradient",
     "IntegratedGradients",
@@ -56,6 +62,10 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "SmoothIG",
     "Sobol",
+    "VarGrad",
     "WCAM",
 ]

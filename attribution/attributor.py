@@ -350,9 +350,7 @@ def register(
     return decorate
 
 
-def available(
-    pattern: str = "*", *, model: Model | Network | None = None, **tags: Any
-) -> list[str]:
+def available(pattern: str = "*", *, model: Model | Network | None = None, **tags: Any) -> list[str]:
     """The names of all methods, sorted.
 
     Args:
@@ -382,9 +380,7 @@ def describe(name: str) -> dict[str, Any]:
     return {**found, "cost": REGISTRY.find(name).cost()}
 
 
-def create(
-    name: str, model: Model | Network, *, budget: int | None = None, **options: Any
-) -> Attributor:
+def create(name: str, model: Model | Network, *, budget: int | None = None, **options: Any) -> Attributor:
     """A method by name.
 
     Args:

@@ -16,9 +16,7 @@ Baseline: TypeAlias = Name | float | Tensor | Callable[[Tensor], Tensor]
 __all__ = ["Baseline", "Name", "gaussian_blur", "make", "region_mean"]
 
 
-def make(
-    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None
-) -> Tensor:
+def make(baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None) -> Tensor:
     """The baseline as a tensor that broadcasts against `images`.
 
     Args:

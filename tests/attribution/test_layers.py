@@ -283,3 +283,14 @@ def test_an_image_that_the_grid_does_not_divide_is_refused_clearly(networks, ima
     trunk, _ = Model(networks.cnn()).split("2", grid=3, head=0)
     with pytest.raises(ValueError, match=r"grid|divide|cells"):
         trunk.outputs(images(height=8, width=8))
+
+
+def test_layers_of_images_like_those_seen_are_known_also_outside_the_bounds(networks, images):
+    """A method that adds noise asks for the layers of what it made."""
+    model, x = Model(networks.cnn()), images(2)
+    with pytest.raises(ValueError, match="outside the model's bounds"):
+        model.auto_layer(x + 3)
+    model.scores(x, 0)
+    assert model.auto_layer(x + 3) == Model(networks.cnn()).auto_layer(x)
+    with pytest.raises(ValueError, match="outside the model's bounds"):
+        model.auto_layer(images(2, height=12) + 3)

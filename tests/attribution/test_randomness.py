@@ -5,7 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from attriscope.attribution.randomness import uniforms
+from attriscope.attribution import randomness
+from attriscope.attribution.randomness import gaussians, uniforms
+from scipy import stats
 
 BLOCK = 1024  # draws that come from one generator, where a draw is small
 
@@ -67,3 +69,51 @@ def test_one_large_draw_needs_no_more_memory_than_itself():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * 4 * size  # a few copies of itself; a whole block would be 1024
+
+
+@pytest.mark.parametrize(
+    ("size", "whole"),
+    [(1, 2 * BLOCK + 9), (3, 2 * BLOCK + 9), (4, BLOCK + 3), (1025, 2100), (300_001, 8), (2_000_000, 3)],
+)  # blocks of 1024 draws of odd and even size, of 1023, of 3 and of one
+def test_draws_from_the_middle_are_those_of_the_beginning(size, whole):
+    every = uniforms(5, whole, size, stream=2)
+    for start in {0, 1, 2, min(BLOCK - 1, whole - 1), min(BLOCK, whole - 1), whole - 2, whole - 1}:
+        for count in {1, 2, whole - start}:
+            if start + count <= whole:
+                assert torch.equal(uniforms(5, count, size, start=start, stream=2), every[start : start + count])
+    assert uniforms(5, 0, size, start=1).shape == (0, size)
+
+
+def test_the_middle_is_reached_without_making_what_is_before():
+    tracemalloc.start()
+    uniforms(0, 1, 1000, start=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 4 * 1000  # not the thousand draws before
+
+
+def test_gaussians_are_normal():
+    values = gaussians(0, 20_000, 5, like=torch.empty(0, dtype=torch.float64))
+    assert values.dtype == torch.float64
+    # 1e5 numbers: the standard errors of mean, variance and fourth moment are 0.003, 0.0045 and 0.03; five of them
+    assert abs(float(values.mean())) < 0.016
+    assert abs(float(values.var()) - 1) < 0.023
+    assert abs(float(values.pow(4).mean()) - 3) < 0.16
+    # the largest distance to the distribution function: beyond 1.95 / 316 once in a thousand
+    assert stats.kstest(values.flatten().numpy(), "norm").statistic < 0.0062
+    assert float(torch.corrcoef(values.T).fill_diagonal_(0).abs().max()) < 0.04
+
+
+def test_gaussians_are_those_of_the_uniforms_whatever_the_type(monkeypatch):
+    wide = gaussians(1, 3, 400, like=torch.empty(0, dtype=torch.float64), start=7, stream=3)
+    narrow = gaussians(1, 3, 400, like=torch.empty(0), start=7, stream=3)
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-6)  # erfinv in float32
+    wanted = stats.norm.ppf(uniforms(1, 10, 400, stream=3)[7:].double().numpy() + 2.0**-25)
+    np.testing.assert_allclose(wide.numpy(), wanted, rtol=1e-9, atol=1e-12)
+    ends = torch.tensor([[0.0, 1 - 2.0**-24]])
+    monkeypatch.setattr(randomness, "uniforms", lambda *_a, **_k: ends.clone())
+    for like in (torch.empty(0), torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float16)):
+        low, high = gaussians(0, 1, 2, like=like)[0].double().tolist()
+        assert low == -high
+        assert 5.2 < high < 5.5
