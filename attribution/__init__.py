@@ -13,6 +13,10 @@ from .gradient.smoothgrad import SmoothGrad
 from .gradient.smoothgrad_sq import SmoothGradSquared
 from .gradient.vargrad import VarGrad
 from .model import Model
+from .path.blur_ig import BlurIG
+from .path.expected_gradients import ExpectedGradients
+from .path.gradient_shap import GradientSHAP
+from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
 from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
@@ -47,12 +51,16 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "BlurIG",
+    "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
     "Gradient",
+    "GradientSHAP",
     "HSIC",
+    "IDGI",
     "InputXGradient",
     "IntegratedGradients",
     "KernelSHAP",
