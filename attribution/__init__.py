@@ -6,7 +6,9 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.deconvnet import Deconvnet
 from .gradient.gradient import Gradient
+from .gradient.guided_backprop import GuidedBackprop
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .gradient.smoothgrad import SmoothGrad
@@ -29,6 +31,7 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .relevance.deeplift import DeepLift
 
 __all__ = [
     "Attributor",
@@ -52,6 +55,8 @@ __all__ = [
     "targets",
     "trees",
     "BlurIG",
+    "Deconvnet",
+    "DeepLift",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
@@ -59,6 +64,7 @@ __all__ = [
     "GradCAM",
     "Gradient",
     "GradientSHAP",
+    "GuidedBackprop",
     "HSIC",
     "IDGI",
     "InputXGradient",
