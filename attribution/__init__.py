@@ -7,6 +7,7 @@ from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.deconvnet import Deconvnet
+from .gradient.full_grad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from .gradient.gradient import Gradient
 from .gradient.guided_backprop import GuidedBackprop
 from .gradient.input_x_gradient import InputXGradient
@@ -61,6 +62,7 @@ __all__ = [
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "FullGrad",
     "GradCAM",
     "Gradient",
     "GradientSHAP",
@@ -76,6 +78,8 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SimpleFullGrad",
+    "SmoothFullGrad",
     "SmoothGrad",
     "SmoothGradSquared",
     "SmoothIG",
