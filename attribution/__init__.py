@@ -32,6 +32,7 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .relevance.deep_lift_shap import DeepLiftSHAP
 from .relevance.deeplift import DeepLift
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "BlurIG",
     "Deconvnet",
     "DeepLift",
+    "DeepLiftSHAP",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",

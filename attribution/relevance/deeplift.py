@@ -251,7 +251,7 @@ def _winners(ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tensor], at: tuple[
 def deep_lift(
     model: Model, inputs: Tensor, references: Sequence[Tensor], target: Target, *, output: Output
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Hand differences from references back by the rescale rule (equations 6 and 9 to 11 of the paper), and average.
+    r"""Hand differences from references back by the rescale rule (section 3.5.2 of the paper), and average.
 
     .. math:: (x - x') \odot m, \qquad m_y = \Delta y / \Delta x \text{ at every function}
 
@@ -263,14 +263,17 @@ def deep_lift(
         output: Which score.
 
     Returns:
-        The mean map over references `(N, C, H, W)`, the scores `(N,)`, and the references' scores `(N, R)`. Memory does not
+        The mean map over references `(N, C, H, W)`, by how much its sum misses the score minus the references' mean score,
+        `(N,)`, which is warned about where it is more than rounding, and the references' scores `(N, R)`. Memory does not
         grow with the references.
 
     Raises:
         ValueError: The network has an operation without a rule, or does other operations on the reference.
     """
+    coarsest = 0.0  # step of the numbers that the network computes with
 
     def work(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal coarsest
         maps, befores = torch.zeros_like(x, requires_grad=False), []
         for reference in references:
             start = (reference[part] if len(reference) > 1 else reference).expand_as(x).clone().requires_grad_()
@@ -278,7 +281,9 @@ def deep_lift(
             with rules:
                 befores.append(read(run(start), target.take(part), output, model.activation).detach())
                 rules.replay()
-                score = read(run(x), target.take(part), output, model.activation)
+                out = run(x)
+                score = read(out, target.take(part), output, model.activation)
+            coarsest = torch.finfo((out if isinstance(out, Tensor) else score).dtype).eps
             if rules.kept:
                 rules.refuse()
             rules.check(score, x, "deeplift")
@@ -289,23 +294,18 @@ def deep_lift(
     count = len(references)
     parts = model.passes(inputs, target, work, forwards=2 * count, backwards=count)
     maps, scores, before = (torch.cat(p) for p in zip(*parts, strict=True))
-    return maps, scores, before
-
-
-def delta_of(maps: Tensor, gain: Tensor, name: str) -> Tensor:
-    """By how much each map's sum misses the gain, which is nothing but rounding, or is warned about."""
-    total = maps.flatten(1).sum(1)
-    delta = total - gain.to(total)
+    gain = scores - before.mean(1)
+    delta = maps.flatten(1).sum(1) - gain.to(maps)
     # half of the digits: rounding grows along a deep network, and what no rule saw is of the size of the map
-    limit = torch.finfo(gain.dtype).eps ** 0.5 * (maps.flatten(1).abs().sum(1) + gain.abs().to(total))
-    if bool((delta.abs() > limit.clamp_min(torch.finfo(total.dtype).tiny)).any()):
+    limit = coarsest**0.5 * (maps.flatten(1).abs().sum(1) + scores.abs().to(maps))
+    if bool((delta.abs() > limit).any()):
         warnings.warn(
-            f"{name} misses the difference of the scores by up to {float(delta.abs().max()):.2g}: the network picks values "
+            f"deeplift misses the difference of the scores by up to {float(delta.abs().max()):.2g}: the network picks values "
             "in a way that no rule sees (by comparing, indexing or detaching), or numbers overflow",
             RuntimeWarning,
             stacklevel=2,
         )
-    return delta
+    return maps, delta, before
 
 
 @register(
@@ -315,7 +315,7 @@ def delta_of(maps: Tensor, gain: Tensor, name: str) -> Tensor:
     needs="gradient",
     complete=True,
     kinds=("image", "table", "tokens"),
-    paper="Shrikumar, Greenside and Kundaje 2017, arXiv:1704.02685, section 3, the rescale rule",
+    paper="Shrikumar, Greenside and Kundaje 2017, arXiv:1704.02685, section 3.5.2, the rescale rule",
 )
 class DeepLift(Attributor):
     r"""How the difference from a baseline's score came about, operation by operation.
@@ -357,8 +357,8 @@ class DeepLift(Attributor):
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, C, H, W)`, and by how much their sum misses the difference of the scores."""
         start = baselines.make(self.baseline, inputs, self.model)
-        maps, scores, before = deep_lift(self.model, inputs, [start], target, output=self.output)
-        return Computed(maps, {"convergence_delta": delta_of(maps, scores - before[:, 0], self.name)})
+        maps, delta, _ = deep_lift(self.model, inputs, [start], target, output=self.output)
+        return Computed(maps, {"convergence_delta": delta})
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Guided backpropagation and deconvnets: their rule by hand, on every rectifier, and captum and zennit where they are right."""
+"""Guided backpropagation and deconvnets: their rule by hand, on every rectifier, and captum and zennit as oracles."""
 
 import pytest
 import torch
