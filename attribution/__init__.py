@@ -12,7 +12,10 @@ from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.bcos import BCos
+from .gradient.deconvnet import Deconvnet
+from .gradient.full_grad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from .gradient.gradient import Gradient
+from .gradient.guided_backprop import GuidedBackprop
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .gradient.smoothgrad import SmoothGrad
@@ -37,6 +40,18 @@ from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
 from .relevance.attn_lrp import CPLRP, AttnLRP
 from .relevance.composites import (
+    LRPAlphaBeta,
+    LRPEpsilonAlpha2Beta1,
+    LRPEpsilonAlpha2Beta1Flat,
+    LRPEpsilonGammaBox,
+    LRPEpsilonPlus,
+    LRPEpsilonPlusFlat,
+    LRPGamma,
+    LRPZBox,
+    LRPZPlus,
+)
+from .relevance.deep_lift_shap import DeepLiftSHAP
+from .relevance.deeplift import DeepLift
 from .relevance.excitation_backprop import ExcitationBackprop
 from .relevance.lrp import LRP
 from .relevance.pa_lrp import PALRP
@@ -67,16 +82,21 @@ __all__ = [
     "BCos",
     "BlurIG",
     "CPLRP",
+    "Deconvnet",
+    "DeepLift",
+    "DeepLiftSHAP",
     "ExcitationBackprop",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "FullGrad",
     "GAE",
     "GradAttention",
     "GradCAM",
     "Gradient",
     "GradientSHAP",
+    "GuidedBackprop",
     "HSIC",
     "IDGI",
     "InputXGradient",
@@ -100,6 +120,8 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SimpleFullGrad",
+    "SmoothFullGrad",
     "SmoothGrad",
     "SmoothGradSquared",
     "SmoothIG",
