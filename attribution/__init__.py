@@ -11,10 +11,22 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.deconvnet import Deconvnet
+from .gradient.full_grad import FullGrad, SimpleFullGrad, SmoothFullGrad
+from .gradient.gradient import Gradient
+from .gradient.guided_backprop import GuidedBackprop
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
+from .gradient.smoothgrad import SmoothGrad
+from .gradient.smoothgrad_sq import SmoothGradSquared
+from .gradient.vargrad import VarGrad
 from .model import Model
+from .path.blur_ig import BlurIG
+from .path.expected_gradients import ExpectedGradients
+from .path.gradient_shap import GradientSHAP
+from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
+from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -37,6 +49,8 @@ from .relevance.composites import (
     LRPZBox,
     LRPZPlus,
 )
+from .relevance.deep_lift_shap import DeepLiftSHAP
+from .relevance.deeplift import DeepLift
 from .relevance.excitation_backprop import ExcitationBackprop
 from .relevance.lrp import LRP
 from .relevance.pa_lrp import PALRP
@@ -64,15 +78,25 @@ __all__ = [
     "trees",
     "AttentionRollout",
     "AttnLRP",
+    "BlurIG",
     "CPLRP",
+    "Deconvnet",
+    "DeepLift",
+    "DeepLiftSHAP",
     "ExcitationBackprop",
+    "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
+    "FullGrad",
     "GAE",
     "GradAttention",
     "GradCAM",
+    "Gradient",
+    "GradientSHAP",
+    "GuidedBackprop",
     "HSIC",
+    "IDGI",
     "InputXGradient",
     "IntegratedGradients",
     "KernelSHAP",
@@ -94,7 +118,13 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SimpleFullGrad",
+    "SmoothFullGrad",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "SmoothIG",
     "Sobol",
     "TransformerAttribution",
+    "VarGrad",
     "WCAM",
 ]
