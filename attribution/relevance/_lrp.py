@@ -4,7 +4,7 @@ Every operation keeps its value. Backwards goes a coefficient c, such that relev
 it on by its transpose, as a gradient; a rule only says by what it is scaled, and through which part of the layer it goes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -63,6 +63,7 @@ class Composite:
         bias: Whether biases take a share, which is lost. Only for `zplus`.
         gates: Whether a gated signal takes all, or signal and gate a half each.
         softmax: Whether relevance goes through a softmax by its derivative, or not at all.
+        unit: Whether 1 is handed back in place of the score.
     """
 
     convolution: Rule = "epsilon"
@@ -74,6 +75,7 @@ class Composite:
     bias: bool = True
     gates: Literal["signal", "half"] = "signal"
     softmax: Literal["derivative", "none"] = "derivative"
+    unit: bool = False
 
 
 class Layer(NamedTuple):
@@ -305,7 +307,7 @@ def is_gate(x: Tensor) -> bool:
 
 
 def relevance(
-    model: Model, inputs: Tensor, target: Target, composite: Composite, output: Output, *, unit: bool = False
+    model: Model, inputs: Tensor, target: Target, composite: Composite, output: Output
 ) -> tuple[Tensor, Tensor]:
     """Hand the scores back to the pixels.
 
@@ -315,7 +317,6 @@ def relevance(
         target: Frozen, one row per image.
         composite: Which rule where.
         output: Which score.
-        unit: Whether 1 is handed back in place of each score.
 
     Returns:
         Relevance `(N, C, H, W)`, and what was handed back, `(N,)`.
@@ -328,7 +329,7 @@ def relevance(
         score = scored(out, target.take(part), output, model)
         rules.check(score, x, "LRP", allowed=WINNERS)
         seed = torch.ones_like(score)
-        if unit:
+        if composite.unit:
             seed = torch.where(score == 0, 0.0, 1 / score.detach())
         (found,) = torch.autograd.grad(score, x, seed)
         return found, score.detach() * seed
@@ -379,9 +380,29 @@ class Relevance(Attributor):
         maps, given = relevance(self.model, inputs, target, self.composite(), self.output)
         return Computed(maps, residual(maps, given))
 
+    def within(self, head: Model, stride: tuple[float, float]) -> "Relevance":
+        """At an inner layer there are no pixels, and what is said of them falls away."""
+        del stride
+        rules = replace(self.composite(), first=None)
+        return Within(head, rules=rules, output=self.output, channels=self.channels)
+
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
         return 1, 1
+
+
+class Within(Relevance):
+    """A composite on the rest of a network after a layer.
+
+    Args:
+        rules: Which rule where.
+    """
+
+    rules: Composite
+
+    def composite(self) -> Composite:
+        """As it was given."""
+        return self.rules
 
 
 def box_needed(model: Model) -> str | None:

@@ -1,10 +1,7 @@
 """Excitation backprop: how likely each pixel wins, if every unit picks among what excites it."""
 
-from torch import Tensor
-
-from ..attributor import Computed, register
-from ..targets import Target
-from ._lrp import Composite, Relevance, relevance, residual
+from ..attributor import register
+from ._lrp import Composite, Relevance
 
 
 @register(
@@ -50,9 +47,4 @@ class ExcitationBackprop(Relevance):
 
     def composite(self) -> Composite:
         """Positive terms without biases."""
-        return Composite("zplus", "zplus", bias=False)
-
-    def compute(self, inputs: Tensor, target: Target) -> Computed:
-        """Probabilities `(N, C, H, W)`, and how much of them is missing."""
-        maps, given = relevance(self.model, inputs, target, self.composite(), self.output, unit=True)
-        return Computed(maps, residual(maps, given))
+        return Composite("zplus", "zplus", bias=False, unit=True)

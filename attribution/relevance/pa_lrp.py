@@ -1,12 +1,14 @@
 """PA-LRP: relevance of tokens and of their positions together."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .._rules import Apply
-from ..attributor import Computed, Resize, register
+from .._layers import PREFIX
+from .._rules import Apply, depends
+from ..attributor import Computed, Layers, Resize, register
 from ..model import Model
 from ..targets import Output, Target
 from ._lrp import WINNERS, Composite, Positive, Propagation, joined, residual, scored
@@ -14,7 +16,10 @@ from .attn_lrp import Attended, halves
 
 
 class Tokens(Propagation):
-    """The rules, and the tokens that the first attention gets, before their norm: patch and position, added.
+    """The rules, and the tokens that the first block gets: patch and position, added.
+
+    They are what a constant with a value for each place was last added to before any attention, or, after that, what was
+    last normalised; where there is neither, what the first linear layer gets.
 
     Attributes:
         tokens: `(N, T, D)` or `(N, h, w, D)`, on the graph.
@@ -25,34 +30,55 @@ class Tokens(Propagation):
     grid: tuple[int, ...] | None = None
     _attended = False
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One call; positions may be added in it."""
+        found = super().__torch_function__(func, types, args, kwargs)
+        name = getattr(func, "__name__", "")
+        if not self._attended and name in {"add", "add_", "__radd__", "__iadd__"} and len(args) == 2:
+            constants = [a for a in args if isinstance(a, Tensor) and a is not found and not depends(a)]
+            if any(sum(size > 1 for size in c.shape) > 1 for c in constants) and self._are_tokens(found):
+                self.tokens = found
+        return found
+
+    def _are_tokens(self, x: Tensor) -> bool:
+        """Whether a tensor looks like tokens; with the sequence first it does not."""
+        if self.pixels(x) is not None:
+            return False
+        return (x.ndim == 3 and x.stride(0) >= x.stride(1)) or (x.ndim == 4 and tuple(x.shape[1:3]) == self.grid)
+
     def linear(self, apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
         """A convolution before the tokens makes their grid."""
+        if not self._attended and self.tokens is None and name == "linear" and self._are_tokens(x):
+            self.tokens = x
         out = super().linear(apply, x, weight, bias, name)
         if name == "conv2d" and not self._attended:
             self.grid = tuple(out.shape[2:])
         return out
 
     def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
-        """The last tokens that are normalised before any attention."""
-        flat = x.ndim == 3 or (x.ndim == 4 and tuple(x.shape[1:3]) == self.grid)
-        if flat and not self._attended:
+        """What is normalised before attention are tokens."""
+        if not self._attended and self._are_tokens(x):
             self.tokens = x
         return super().normalize(apply, x, name, options)
-
-    def found(self, count: int) -> tuple[Tensor, tuple[int, ...]]:
-        """Tokens and grid, if there were any."""
-        tokens, grid = self.tokens, self.grid
-        if tokens is None or grid is None or len(tokens) != count or not tokens.requires_grad:
-            raise ValueError(
-                "pa_lrp found no tokens (N, T, D) that are normalised before the first attention, after a convolution that "
-                "makes them: use attn_lrp"
-            )
-        return tokens, grid
 
     def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
         """Attention begins with a product."""
         self._attended = self._attended or (apply is not torch.mul and a.ndim >= 3)
         return super().product(apply, a, b)
+
+    def found(self, image: Tensor) -> tuple[Tensor, tuple[int, int], int]:
+        """Tokens, their grid, and how many of them stand before it."""
+        tokens = self.tokens
+        if tokens is None or len(tokens) != len(image) or not tokens.requires_grad:
+            raise ValueError("pa_lrp found no tokens (N, T, D) before the first attention: use attn_lrp")
+        count, (height, width) = tokens[0, ..., 0].numel(), image.shape[2:]
+        grids = [] if self.grid is None else [(self.grid[0], self.grid[1])]
+        # without a convolution: one of the image's proportions
+        grids += [(h, h * width // height) for h in range(math.isqrt(count * height // width + 1) + 1, 0, -1)]
+        for h, w in grids:
+            if 0 <= count - h * w <= PREFIX and h * w > 1:
+                return tokens, (h, w), count - h * w
+        raise ValueError(f"pa_lrp found {count} tokens, and which lies where is not known: use attn_lrp")
 
 
 def pa_lrp(
@@ -77,15 +103,9 @@ def pa_lrp(
             out = run(x)
         score = scored(out, target.take(part), output, model)
         rules.check(score, x, "pa_lrp", allowed=WINNERS)
-        tokens, grid = rules.found(len(x))
+        tokens, grid, before = rules.found(x)
         (c,) = torch.autograd.grad(score.sum(), tokens)
         values = (tokens.detach() * c).sum(-1).flatten(1)
-        before = values.shape[1] - grid[0] * grid[1]
-        if not 0 <= before < 16:
-            raise ValueError(
-                f"pa_lrp found {values.shape[1]} tokens and a grid of {grid[0]} x {grid[1]} places: which token lies where is "
-                "not known; use attn_lrp"
-            )
         return values[:, before:].reshape(-1, 1, *grid), values[:, :before].sum(1), score.detach()
 
     maps, before, scores = joined(model.passes(inputs, target, work))
@@ -128,6 +148,8 @@ class PALRP(Attended):
         >>> attribution.create("pa_lrp", network).explain(torch.rand(1, 3, 32, 32), target=0).native.shape
         torch.Size([1, 1, 4, 4])
     """
+
+    layers: ClassVar[Layers] = "none"
 
     epsilon: Positive = 1e-6
     gamma: Positive = 0.0
