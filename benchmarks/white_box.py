@@ -52,7 +52,12 @@ def captum(case: Case) -> Iterator[Row]:
     path = functools.partial(attr.IntegratedGradients(network).attribute, one, target=TARGET)
     samples = SETTINGS["smoothgrad"]["samples"]
     noise = functools.partial(
-        attr.NoiseTunnel(attr.Saliency(network)).attribute, one, nt_samples=samples, stdevs=0.5, target=TARGET, abs=False
+        attr.NoiseTunnel(attr.Saliency(network)).attribute,
+        one,
+        nt_samples=samples,
+        stdevs=0.5,
+        target=TARGET,
+        abs=False,
     )
     for how, call, method, family, n in (
         ("defaults", path, "integrated_gradients", "path", 50),
@@ -73,7 +78,11 @@ def grad_cam(case: Case) -> Iterator[Row]:
     cams = importlib.import_module("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    for name, method, x in (("GradCAM", "grad_cam", case.many), ("ScoreCAM", "score_cam", case.one), ("AblationCAM", "ablation_cam", case.one)):
+    for name, method, x in (
+        ("GradCAM", "grad_cam", case.many),
+        ("ScoreCAM", "score_cam", case.one),
+        ("AblationCAM", "ablation_cam", case.one),
+    ):
         made = getattr(cams, name)(case.network, [case.layer])
         call = functools.partial(made, x, [ClassifierOutputTarget(TARGET)] * len(x))
         yield Row(f"{name} ({len(x)} img)", "cam", call, peer="grad-cam", method=method)

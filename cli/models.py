@@ -138,10 +138,10 @@ def _timm(name: str) -> Loaded:
         base = "" if ":" in name else name.split(".", maxsplit=1)[0]
         known = timm.list_models() if base and base not in timm.list_models() else ()
         raise _failed(f"timm:{name}", error, known) from error
-    count: int = network.num_classes  # type: ignore[assignment]
+    count: int = network.num_classes
     if count < 1:
         raise Problem(f"--model timm:{name}: it makes features and tells no classes apart: give one that classifies")
-    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(network)
     channels, height, width = config["input_size"]
     part = config.get("crop_pct") or 1.0
     squash = config.get("crop_mode") == "squash"
@@ -200,7 +200,7 @@ def _hugging_face(name: str) -> Loaded:
     found: Any
     with _without_bars(chatter):
         try:
-            processor = AutoImageProcessor.from_pretrained(place)  # type: ignore[no-untyped-call]
+            processor = AutoImageProcessor.from_pretrained(place)
         except Exception as error:
             if folder.is_dir():
                 raise Problem(
