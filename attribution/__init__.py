@@ -9,7 +9,11 @@ from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .model import Model
+from .path.agi import AGI
+from .path.guided_ig import GuidedIG
 from .path.integrated_gradients import IntegratedGradients
+from .path.samp import SAMP
+from .path.samp_pp import SAMPPlusPlus
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -20,6 +24,7 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .region.xrai import XRAI, XRAIFast
 
 __all__ = [
     "Attributor",
@@ -42,10 +47,12 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "AGI",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "GuidedIG",
     "HSIC",
     "InputXGradient",
     "IntegratedGradients",
@@ -53,9 +60,13 @@ __all__ = [
     "LIME",
     "Occlusion",
     "RISE",
+    "SAMP",
+    "SAMPPlusPlus",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
     "Sobol",
     "WCAM",
+    "XRAI",
+    "XRAIFast",
 ]
