@@ -96,8 +96,9 @@ class _Ranked(Attributor):
     """What xrai and xrai_fast share.
 
     Args:
-        output: Which score the method below explains, where it is given by name.
-        method: Whose map is ranked: a name, or an attributor, whose configuration is put on this model as it is.
+        output: Which score the method below explains.
+        method: Whose map is ranked: a name, or an attributor, whose configuration is put on this model as it is and whose
+            `output` must be this one's.
         steps: Of a method given by name, where it has them.
         baseline: Of a method given by name, where it has one. "extremes": the mean of its maps with black and with white;
             a model without bounds takes an image's smallest and largest value.
@@ -120,6 +121,10 @@ class _Ranked(Attributor):
         cls = self._class(self.method)
         if "image" not in cls.facts.tags["kinds"]:
             raise ValueError(f"{self.name}: method={cls.name!r} does not explain images")
+        if isinstance(self.method, Attributor) and self.method.output != self.output:
+            raise ValueError(
+                f"{self.name}: output={self.output!r}, but that of its method is {self.method.output!r}: give both the same"
+            )
         self._below({})
 
     @staticmethod

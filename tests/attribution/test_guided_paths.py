@@ -390,10 +390,10 @@ def attacked(x, y, t, step, iterations, *, official, low=-np.inf, high=np.inf):
 
 
 @pytest.mark.parametrize("mode", ["paper", "official"])
-@pytest.mark.parametrize("bounds", [(0.0, 1.5), None])
+@pytest.mark.parametrize("bounds", [(0.4, 1.0), None])
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_agi_is_the_algorithm_done_by_hand(mode, bounds, batch_size):
-    x = columns(5, 4)
+    x = columns(5, 4).clamp(0.4, 1.0)  # some at the bounds, which they must not leave
     model = table(curved, bounds=bounds, batch_size=batch_size)
     y = [int(probabilities(one)[0].argmax()) for one in x.numpy()]
     found = attribution.create("agi", model, step=0.03, iterations=4, classes=2, mode=mode).explain(x)
@@ -404,8 +404,8 @@ def test_agi_is_the_algorithm_done_by_hand(mode, bounds, batch_size):
         others = [int(t) for t in np.argsort(-p) if t != y[i]][:2]
         assert found.details["adversaries"][i].tolist() == others
         # the bounds' range, or without bounds the input's own
-        step = 0.03 * (1.5 if bounds else one.max() - one.min())
-        limits = {"low": 0.0, "high": 1.5} if bounds else {}
+        step = 0.03 * (0.6 if bounds else one.max() - one.min())
+        limits = {"low": 0.4, "high": 1.0} if bounds else {}
         ways = [attacked(one, y[i], t, step, 4, official=mode == "official", **limits) for t in others]
         close(found.maps[i], torch.from_numpy(sum(w[0] for w in ways)))
         assert found.details["steps"][i].tolist() == [w[1] for w in ways]
@@ -444,6 +444,7 @@ def test_agi_goes_to_spaced_classes_as_the_published_code_does():
     made = attribution.create("agi", model, choose="spaced", classes=5, iterations=1)
     assert made.explain(x, [4, 5]).details["adversaries"].tolist() == [[0, 2, 6, 8, -1], [0, 2, 4, 6, 8]]
     assert made.explain(x, [4, 5]).forwards.tolist() == [12, 15]  # three for each: no need to know which come first
+    assert bool(made.explain(x, [4, 5]).details["convergence_delta"].isfinite().all())
     many = attribution.create("agi", model, choose="spaced", classes=99, iterations=1)
     assert many.explain(x, 3).details["adversaries"][0].tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert attribution.create("agi", model, classes=99, iterations=1).explain(x, 3).details["steps"].shape == (2, 9)
@@ -469,6 +470,11 @@ def test_agi_finds_a_way_where_the_probability_has_no_gradient_left():
     )
     assert bool(found.details["reached"].all())
     assert float(found.maps[0, 0]) > 0
+
+
+def test_agi_moves_an_input_that_has_no_range_by_steps_of_one():
+    found = attribution.create("agi", table(curved), step=0.1, classes=1).explain(torch.full((1, 4), 0.3))
+    assert bool((found.maps != 0).all())
 
 
 def test_agi_says_why_it_cannot_run():

@@ -40,6 +40,10 @@ def photograph(height, width):
     return torch.from_numpy(resize(data.astronaut()[:300, 100:400] / 255, (height, width))).permute(2, 0, 1)[None]
 
 
+def cost(name, **options):
+    return attribution.attributor.REGISTRY.find(name).cost(**options)
+
+
 @pytest.fixture(scope="module")
 def pair():
     from saliency.core import xrai as theirs
@@ -212,8 +216,7 @@ def test_any_method_can_be_below(networks, images, below):
     raw = made.compute(x, target).maps
     wanted = torch.nn.functional.interpolate(raw, (16, 16), mode="bilinear") if raw.shape[2] != 16 else raw
     assert torch.allclose(configured.maps, wanted.amax(1, keepdim=True), atol=1e-6 * float(wanted.abs().max()))
-    cost = made.cost((3, 16, 16), **made.params)
-    assert (int(configured.forwards[0]), int(configured.backwards[0])) == cost
+    assert (int(configured.forwards[0]), int(configured.backwards[0])) == cost(below, shape=(3, 16, 16), **more)
     named = attribution.create("xrai", model, method=below, steps=5, baseline=0.0, regions=every, min_pixels=0)
     assert torch.equal(named.attribute(x, 1), configured.maps)
 
@@ -222,9 +225,11 @@ def test_a_method_given_by_name_gets_output_steps_and_baseline(networks, images)
     model, x = Model(networks.smooth(3)), images(1)
     for options, runs in (({}, 2), ({"baseline": "white"}, 1)):
         found = attribution.create("xrai", model, steps=6, output="probability", **options).explain(x, 1)
-        assert (int(found.forwards[0]), int(found.backwards[0])) == (runs * 8, runs * 6)
-    assert attribution.create("xrai", model, budget=100).steps == 24  # twice 24 + 2 and 24
-    assert attribution.attributor.REGISTRY.find("xrai").cost() == (204, 200)
+        one = cost("ig", steps=6)
+        assert (int(found.forwards[0]), int(found.backwards[0])) == (runs * one.forwards, runs * one.backwards)
+    assert cost("xrai") == tuple(2 * n for n in cost("ig", steps=100))
+    most = attribution.create("xrai", model, budget=100).steps
+    assert sum(cost("xrai", steps=most)) <= 100 < sum(cost("xrai", steps=most + 1))
     logit = attribution.create("xrai", model, steps=6, output="logit").attribute(x, 1)
     assert not torch.allclose(attribution.create("xrai", model, steps=6, output="probability").attribute(x, 1), logit)
 
@@ -310,3 +315,7 @@ def test_what_cannot_be_below_is_refused_early(networks):
         attribution.create("xrai", networks.mlp(), method="grad_cam")
     with pytest.raises(TypeError, match="method="):
         attribution.create("xrai", networks.cnn(), method=3)
+    method = attribution.create("ig", networks.cnn(), output="probability")
+    with pytest.raises(ValueError, match="give both the same"):
+        attribution.create("xrai", networks.cnn(), method=method)
+    assert attribution.create("xrai", networks.cnn(), method=method, output="probability").method is method
