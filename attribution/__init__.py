@@ -22,11 +22,15 @@ from .gradient.smoothgrad import SmoothGrad
 from .gradient.smoothgrad_sq import SmoothGradSquared
 from .gradient.vargrad import VarGrad
 from .model import Model
+from .path.agi import AGI
 from .path.blur_ig import BlurIG
 from .path.expected_gradients import ExpectedGradients
 from .path.gradient_shap import GradientSHAP
+from .path.guided_ig import GuidedIG
 from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
+from .path.samp import SAMP
+from .path.samp_pp import SAMPPlusPlus
 from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
@@ -38,6 +42,7 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .region.xrai import XRAI, XRAIFast
 from .relevance.attn_lrp import CPLRP, AttnLRP
 from .relevance.composites import (
     LRPAlphaBeta,
@@ -77,6 +82,7 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "AGI",
     "AttentionRollout",
     "AttnLRP",
     "BCos",
@@ -97,6 +103,7 @@ __all__ = [
     "Gradient",
     "GradientSHAP",
     "GuidedBackprop",
+    "GuidedIG",
     "HSIC",
     "IDGI",
     "InputXGradient",
@@ -117,6 +124,8 @@ __all__ = [
     "PALRP",
     "RISE",
     "RawAttention",
+    "SAMP",
+    "SAMPPlusPlus",
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
@@ -129,4 +138,6 @@ __all__ = [
     "TransformerAttribution",
     "VarGrad",
     "WCAM",
+    "XRAI",
+    "XRAIFast",
 ]
