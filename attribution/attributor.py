@@ -153,7 +153,7 @@ class Attributor(Configured):
         inputs: Tensor,
         target: TargetLike | Target = None,
         *,
-        baseline: baselines.Baseline | None = None,
+        baseline: baselines.Baselines | None = None,
         regions: Any = None,
     ) -> Tensor:
         """The maps alone: `(N, 1, H, W)`, signed and un-normalised, on the inputs' device.
@@ -180,7 +180,7 @@ class Attributor(Configured):
         inputs: Tensor,
         target: TargetLike | Target = None,
         *,
-        baseline: baselines.Baseline | None = None,
+        baseline: baselines.Baselines | None = None,
         regions: Any = None,
     ) -> Explanation:
         """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
