@@ -15,6 +15,7 @@ from attriscope.attribution.path._line import Line, walk
 from attriscope.attribution.path.blur_ig import blur_matrix, blurred
 from attriscope.attribution.path.expected_gradients import independent, stratified
 from attriscope.attribution.path.gradient_shap import noise
+from attriscope.attribution.path.guided_ig import walk as guided_walk
 from attriscope.attribution.path.idgi import IDGI
 from attriscope.attribution.path.integrated_gradients import IntegratedGradients, nodes
 from captum import attr as captum
@@ -638,7 +639,7 @@ def idgi_by_hand(scores, gradients):
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 64])
-@pytest.mark.parametrize("path", ["straight", "blur"])
+@pytest.mark.parametrize("path", ["straight", "blur", "guided"])
 def test_idgi_is_its_formula_on_every_path(networks, images, batch, path):
     network, x = networks.resnet().double(), images(4, dtype=torch.float64)
     made = attribution.create(
@@ -648,6 +649,13 @@ def test_idgi_is_its_formula_on_every_path(networks, images, batch, path):
     for i, one in enumerate(x):
         if path == "straight":
             points = torch.stack([0.4 + a * (one - 0.4) for a in torch.linspace(0, 1, 7, dtype=torch.float64)])
+        elif path == "guided":  # its own tests are elsewhere
+            model = Model(network, batch_size=batch)
+            how = {"steps": 6, "fraction": 0.25, "max_dist": 0.02, "output": "probability"}
+            start = torch.full((1, 1, 1, 1), 0.4, dtype=torch.float64)
+            way = list(guided_walk(model, x[i : i + 1], start, model.resolve(x[i : i + 1], i), **how))
+            points = torch.cat([step.points for step in way] + [way[-1].after])
+            assert torch.equal(points[-1], one)
         else:
             points = torch.stack(
                 [
