@@ -13,7 +13,7 @@ from attriscope.attribution._parameters import parameters
 from attriscope.attribution.path import blur_ig as blur_module
 from attriscope.attribution.path._line import Line, walk
 from attriscope.attribution.path.blur_ig import blur_matrix, blurred
-from attriscope.attribution.path.expected_gradients import independent, stratified
+from attriscope.attribution.path.expected_gradients import IMAGES, independent, stratified
 from attriscope.attribution.path.gradient_shap import noise
 from attriscope.attribution.path.guided_ig import walk as guided_walk
 from attriscope.attribution.path.idgi import IDGI
@@ -460,14 +460,20 @@ def test_references_in_every_form_say_the_same(networks, images):
     close(one.attribute(x, 1), attribution.create("eg", model, references="white", **make).attribute(x, 1), EXACT)
     assert one.explain(x, 1).forwards.tolist() == [14] * 3
     assert sum(one.cost((3, 8, 8), **one.params)) == 26
-    own = attribution.create("eg", model, references="blur", **make).attribute(x, 1)  # each image its own
-    close(own[1:2], attribution.create("eg", model, references="blur", **make).attribute(x[1:2], 1), EXACT)
+    blur = attribution.create("eg", model, references="blur", **make)  # each image its own
+    together, alone = blur.explain(x, 1), blur.explain(x[1:2], 1)
+    close(together.maps[1:2], alone.maps, EXACT)
+    close(together.details["gain"][1:2], alone.details["gain"], EXACT)
 
 
 def test_references_are_noise_where_none_are_given(networks, images):
     for model in (Model(networks.cnn()), Model(networks.cnn(), bounds=None)):
         found = attribution.create("eg", model, samples=20).explain(images(2), 0)
         assert found.forwards.tolist() == [20 + 10 + 1] * 2
+        drawn = [baselines.make("noise", images(1), model, seed=3, draw=IMAGES + n) for n in range(10)]
+        named = attribution.create("eg", model, samples=20, references=torch.cat(drawn), seed=3).attribute(images(2), 0)
+        close(attribution.create("eg", model, samples=20, seed=3).attribute(images(2), 0), named, SINGLE)
+        assert float((drawn[0] - drawn[1]).abs().mean()) > 0.2  # no two alike
         few = attribution.create("eg", model, samples=1).explain(images(2), 0)
         assert few.forwards.tolist() == [3, 3]
         assert few.details["half_width"].isinf().all()
@@ -508,6 +514,14 @@ def test_gradient_shap_is_captums_with_the_same_draws(networks, images, monkeypa
         "gradient_shap", network, references=references, samples=25, seed=4, stdevs=stdevs, relative=False, **KEEP
     )
     close(made.attribute(x, [0, 1, 2]), wanted.detach().to(dtype), tolerance)
+
+
+def test_the_noise_of_gradient_shap_is_standard_normal():
+    drawn = torch.stack([noise(0, draw, (3, 32, 32)) for draw in range(10)])
+    assert abs(float(drawn.mean())) < 0.02  # three errors of 1/sqrt(30720)
+    assert float(drawn.std()) == pytest.approx(1, abs=0.013)
+    assert float(drawn.pow(4).mean()) == pytest.approx(3, abs=0.2)
+    assert abs(float((drawn[0] * drawn[1]).mean())) < 0.06
 
 
 def test_gradient_shap_is_unbiased_on_a_quadratic():
@@ -572,6 +586,7 @@ def test_blur_ig_by_the_papers_rule_is_pairs(networks, images, batch):
     gain = (network(x) - network(end)).detach()[:, 1]
     close(found.details["gain"], gain, EXACT)
     assert found.forwards.tolist() == [13] * 3
+    assert made.cost(**made.params) == (13, 12)
 
 
 def test_blur_ig_converges_by_differences_and_the_papers_rule_does_not(images):
@@ -670,9 +685,10 @@ def test_idgi_is_its_formula_on_every_path(networks, images, batch, path):
     assert found.forwards.tolist() == [7] * 4
 
 
-def test_idgi_says_what_nobody_got():
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_idgi_says_what_nobody_got(batch):
     """Flat up to 0.55 and steep from there: the step that leaves the flat part begins where the gradient is zero."""
-    model = table(lambda x: (x[:, 0] - 0.55).relu() + 0.5 * (x[:, 1] - 0.55).relu())
+    model = table(lambda x: (x[:, 0] - 0.55).relu() + 0.5 * (x[:, 1] - 0.55).relu(), batch_size=batch)
     x = torch.tensor([[1.0, 1.0], [0.5, 0.5]])
     found = attribution.create("idgi", model, steps=5, output="logit").explain(x, 0)  # at 0, .25, .5, .75, 1
     assert found.details["skipped"].tolist() == pytest.approx([0.3, 0.0], abs=1e-6)
