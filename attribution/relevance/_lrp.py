@@ -15,7 +15,7 @@ from .._rules import Apply, depends, normalized, own
 from ..attributor import Attributor, Channels, Computed
 from ..model import Model
 from ..targets import Output, Target, read
-from ._pixels import FromPixels, Pixels, hand
+from ._pixels import MARK, FromPixels, Pixels, hand
 
 Rule = Literal["epsilon", "gamma", "zplus", "alpha_beta"]
 First = Literal["z_box", "flat", "w_squared"]
@@ -57,7 +57,7 @@ class Composite:
         convolution: For convolutions.
         dense: For linear layers.
         first: For convolutions that see the image itself; `None`: as all others.
-        epsilon: Of the epsilon rule, in units of the layer's output.
+        epsilon: Of the epsilon rule, which poolings and batch norms alone have as well.
         gamma: Of the gamma rule.
         alpha: Of the alpha-beta rule; beta is alpha - 1.
         bias: Whether biases take a share, which is lost. Only for `zplus`.
@@ -69,7 +69,7 @@ class Composite:
     convolution: Rule = "epsilon"
     dense: Rule = "epsilon"
     first: First | None = None
-    epsilon: float = 1e-6
+    epsilon: float = 0.0
     gamma: float = 0.25
     alpha: float = 2.0
     bias: bool = True
@@ -152,7 +152,7 @@ class Propagation(FromPixels):
         first = composite.first if pixels is not None and name in CONVOLUTIONS else None
         rule = composite.dense if name == "linear" else composite.convolution
         if first is None and rule == "epsilon":
-            x = x if pixels is None else pixels.handed()
+            x = x if pixels is None else pixels.handed
             return stable(apply(x, weight, bias), composite.epsilon, value)
         if value is None:
             with torch.no_grad():
@@ -161,7 +161,7 @@ class Propagation(FromPixels):
             if first is not None:
                 part = first_part(first, apply, pixels, weight)
                 return hand(value, part, quotient(value, part))
-            x = pixels.handed()
+            x = pixels.handed
         positive = signed_part(apply, x, weight, bias if composite.bias else None, 1)
         if rule == "zplus" or (rule == "alpha_beta" and composite.alpha == 1):
             return hand(value, positive, quotient(value, positive))
@@ -234,7 +234,7 @@ class Propagation(FromPixels):
 def stable(z: Tensor, epsilon: float, value: Tensor | None = None) -> Tensor:
     """The epsilon rule: of the relevance of a small output the stabiliser takes a large share."""
     value = z.detach() if value is None else value
-    return hand(value, z, value / (value + torch.where(value < 0, -epsilon, epsilon)) if epsilon else None)
+    return hand(value, z, value / torch.where(value < 0, value - epsilon, value + epsilon) if epsilon else None)
 
 
 def quotient(value: Tensor, part: Tensor) -> Tensor:
@@ -259,13 +259,12 @@ def first_part(rule: First, apply: Apply, pixels: Pixels, weight: Tensor) -> Ten
     """What stands for a layer that sees pixels; its gradient at them is relevance."""
     x, values = pixels.tensor, pixels.tensor.detach()
     if rule == "z_box":
-        assert pixels.low is not None
-        assert pixels.high is not None
-        above, under = (values - pixels.low).clamp(min=0), (values - pixels.high).clamp(max=0)
+        low, high = pixels.beside
+        above, under = (values - low).clamp(min=0), (values - high).clamp(max=0)
         part = apply(hand(above, x, above), weight.clamp(min=0), None)
         return part + apply(hand(under, x, under), weight.clamp(max=0), None)
-    ones = torch.ones_like(values)
-    return apply(hand(ones, x, None), weight.square() if rule == "w_squared" else torch.ones_like(weight), None)
+    there = (pixels.marks == MARK).to(values)
+    return apply(hand(there, x, there), weight.square() if rule == "w_squared" else torch.ones_like(weight), None)
 
 
 def secant(apply: Apply, z: Tensor, value: Tensor, *, through_zero: bool, kept: bool) -> Tensor | None:

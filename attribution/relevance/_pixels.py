@@ -1,7 +1,7 @@
 """The way from the image to the layers that first see it: there relevance itself is handed back, not a coefficient."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ SCALES = frozenset(
         "__radd__", "__rsub__", "__rmul__",
     ]
 )  # fmt: skip
+
+MARK = 0.7265625  # no constant that a network pads with
 
 
 @own
@@ -56,19 +58,20 @@ def hand(value: Tensor, *pairs: Tensor | None) -> Tensor:
     return found
 
 
-class Pixels:
-    """A tensor that holds pixels, moved about or in another unit, and the least and the most that each could be."""
+class Pixels(NamedTuple):
+    """A tensor that holds pixels, moved about or in another unit.
 
-    def __init__(self, tensor: Tensor, low: Tensor | None, high: Tensor | None) -> None:
-        self.tensor, self.low, self.high = tensor, low, high
-        self._handed: Tensor | None = None
+    Attributes:
+        tensor: It.
+        handed: The same values for a layer that hands back a coefficient: relevance is value times coefficient.
+        beside: The least and the most that each value could be, where a rule asks for them.
+        marks: `MARK` where there is a pixel, and something else where there is padding or another constant.
+    """
 
-    def handed(self) -> Tensor:
-        """The same values for a layer that hands back a coefficient: relevance is value times coefficient."""
-        if self._handed is None:
-            values = self.tensor.detach()
-            self._handed = hand(values, self.tensor, values)
-        return self._handed
+    tensor: Tensor
+    handed: Tensor
+    beside: tuple[Tensor, ...]
+    marks: Tensor
 
 
 class FromPixels(Rules):
@@ -84,18 +87,20 @@ class FromPixels(Rules):
 
     def __init__(self, image: Tensor, bounds: tuple[float, float] | None = None) -> None:
         super().__init__()
-        ends = (None, None) if bounds is None else tuple(torch.full_like(image.detach(), b) for b in bounds)
+        values = image.detach()
+        beside = () if bounds is None else tuple(torch.full_like(values, b) for b in bounds)
         self._pixels: dict[int, Pixels] = {}
-        self._keep(image, *ends)
+        self._keep(image, beside, torch.full_like(values, MARK))
 
     def pixels(self, x: Tensor) -> Pixels | None:
         """What is known of a tensor that still holds pixels, `None` for all others."""
         return self._pixels.get(id(x))
 
-    def _keep(self, x: Tensor, low: Tensor | None, high: Tensor | None) -> None:
-        if low is not None and high is not None:
-            low, high = torch.minimum(low, high), torch.maximum(low, high)
-        self._pixels[id(x)] = Pixels(x, low, high)
+    def _keep(self, x: Tensor, beside: tuple[Tensor, ...], marks: Tensor) -> None:
+        if beside:
+            beside = torch.minimum(*beside), torch.maximum(*beside)
+        values = x.detach()
+        self._pixels[id(x)] = Pixels(x, hand(values, x, values), beside, marks)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One call; those on pixels are told apart from the layers."""
@@ -117,31 +122,35 @@ class FromPixels(Rules):
         return super().__torch_function__(func, types, args, kwargs)
 
     def _handed(self, t: Tensor) -> Tensor:
-        return self._pixels[id(t)].handed() if id(t) in self._pixels else t
+        return self._pixels[id(t)].handed if id(t) in self._pixels else t
 
     def _only_pixels(self, args: Any, kwargs: Any) -> bool:
         """Whether nothing that came out of a layer is among them."""
         return not any(depends(t) and id(t) not in self._pixels for t in _tensors((args, kwargs)))
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Pixels in other places, beside others or constants; also their bounds go there."""
+        """Pixels in other places, beside others or constants; what is known of them goes there."""
         found = func(*args, **kwargs)
-        ends = [_tensors(e) for e in self._ends(func, args, kwargs)]
+
+        def along(what: Callable[[Pixels], Tensor]) -> list[Tensor]:
+            return _tensors(self._with(what, func, args, kwargs))
+
+        ends = [along(lambda p, i=i: p.beside[i]) for i in range(self._ends)]  # type: ignore[misc]
+        marks = along(lambda p: p.marks)
         for i, result in enumerate(_tensors(found)):
-            self._keep(result, *(e[i] if e else None for e in ends))
+            self._keep(result, tuple(e[i] for e in ends), marks[i])
         return found
 
     def _scaled(self, func: Any, args: Any, kwargs: Any, x: Tensor, *, within: bool) -> Tensor:
         """Pixels in another unit: relevance passes unchanged."""
-        ends = self._ends(func, args, kwargs)
-        with torch.no_grad():
-            plain = x.detach().clone() if within else x.detach()
-            value = func(*_replaced(args, lambda t: plain if t is x else t), **kwargs)
+        ends = tuple(self._with(lambda p, i=i: p.beside[i], func, args, kwargs) for i in range(self._ends))  # type: ignore[misc]
+        value = self._with(lambda p: p.tensor.detach(), func, args, kwargs)
+        marks = self._pixels[id(x)].marks.expand_as(value)
         found = hand(value, x.expand_as(value), None)
         if within:
             x.copy_(found)
             found = x
-        self._keep(found, *ends)
+        self._keep(found, ends, marks)
         return found
 
     def _overwritten(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -154,21 +163,20 @@ class FromPixels(Rules):
         del self._pixels[id(x)]
         return x if found is fresh else found
 
-    def _ends(self, func: Any, args: Any, kwargs: Any) -> list[Any]:
-        """The same call on the least and on the largest values, where they are known."""
-        found: list[Any] = []
-        for end in ("low", "high"):
-            if any(getattr(p, end) is None for p in self._pixels.values()):
-                found.append(None)
-                continue
-            with torch.no_grad():
+    @property
+    def _ends(self) -> int:
+        """How many bounds are known."""
+        return len(next(iter(self._pixels.values())).beside)
 
-                def other(t: Tensor, end: str = end) -> Tensor:
-                    return getattr(self._pixels[id(t)], end).clone() if id(t) in self._pixels else t
+    def _with(self, what: Callable[[Pixels], Tensor], func: Any, args: Any, kwargs: Any) -> Any:
+        """The same call with something else in the pixels' place, without a graph; it may work in place."""
 
-                moved, named = _replaced((args, kwargs), other)
-                found.append(func(*moved, **named))
-        return found
+        def other(t: Tensor) -> Tensor:
+            return what(self._pixels[id(t)]).clone() if id(t) in self._pixels else t
+
+        with torch.no_grad():
+            moved, named = _replaced((args, kwargs), other)
+            return func(*moved, **named)
 
 
 def _tensors(values: Any) -> list[Tensor]:
