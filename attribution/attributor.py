@@ -276,6 +276,7 @@ class Attributor(Configured):
         layout = model.layout(name)
         trunk, head = model.split(name)
         activation = head.check(trunk.outputs(images, rows=target.rows, count=target.count))
+        head.know(activation, target)
         if head.kind not in self.facts.tags["kinds"]:
             raise ValueError(
                 f"{self.name} explains {SHAPES['image']}, and layer {name!r} hands on {tuple(activation.shape)}"
@@ -295,7 +296,11 @@ class Attributor(Configured):
         """
         del stride
         params = {**self.params, "layer": None, "at": None, "smooth": 0.0}
-        if isinstance(self.params.get("baseline"), str) and params["baseline"] in {"black", "white"}:
+        given = params.get("baseline")
+        if any(
+            isinstance(b, str) and b in {"black", "white"}
+            for b in (given if isinstance(given, tuple | list) else [given])
+        ):
             params["baseline"] = "zero"  # an activation has no bounds; what is absent is 0
         return type(self)(head, **params)
 

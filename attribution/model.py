@@ -406,6 +406,13 @@ class Model:
             target = outputs.reshape(len(images), -1).argmax(1).cpu()
         return resolve(target, len(images), self.output_shape)
 
+    @plainly
+    def know(self, images: Tensor, target: Target) -> None:
+        """Learn what the outputs are, if inputs of this shape were not seen: what checks of a method may ask for."""
+        self.refresh()
+        self._enter(images)
+        self._prepare(images, target.rows, target.count)
+
     # -- the three calls -----------------------------------------------------------------------------------------------
 
     @plainly

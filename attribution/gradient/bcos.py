@@ -86,6 +86,8 @@ class BCos(Attributor):
         True
     """
 
+    layers = "none"
+
     channels: Channels = "sum"
 
     def validate(self) -> None:

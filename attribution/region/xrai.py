@@ -109,6 +109,8 @@ class _Ranked(Attributor):
         min_pixels: A region that adds fewer pixels is passed over; counted as in an image of 224 x 224.
     """
 
+    layers = "none"  # regions are those of the image
+
     method: str | Attributor = "integrated_gradients"
     steps: Count = 100
     baseline: Ends = "extremes"
