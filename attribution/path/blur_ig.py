@@ -164,7 +164,7 @@ class Derivatives(Blurs):
 
 
 def blur_ig(model: Model, path: Blurs, target: Target, *, output: Output) -> tuple[Tensor, Tensor]:
-    r"""Sum gradients along a path of blurs, each times the way that goes with it (equation 3 of the paper).
+    r"""Sum gradients along a path of blurs, each times the way that goes with it.
 
     .. math:: -\int_0^{\sigma_{max}} \frac{\partial f}{\partial x_\sigma} \odot
         \frac{\partial x_\sigma}{\partial \sigma} \, d\sigma
@@ -195,7 +195,7 @@ def blur_ig(model: Model, path: Blurs, target: Target, *, output: Output) -> tup
     needs="gradient",
     samples="steps",
     small={"steps": 16},
-    paper="Xu, Venugopalan and Sundararajan 2020, arXiv:2004.03383, equation 3",
+    paper="Xu, Venugopalan and Sundararajan 2020, arXiv:2004.03383",
 )
 class BlurIG(Attributor):
     r"""The gradient along a path from the blurred image to the sharp one, times what sharpening changes.

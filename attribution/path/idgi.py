@@ -19,7 +19,7 @@ from .integrated_gradients import nodes
 
 
 def idgi(tiles: Iterable[Tile], inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Divide each step's gain among pixels by their squared gradients at its start (algorithm 1 of the paper).
+    r"""Divide each step's gain among pixels by their squared gradients at its start.
 
     .. math:: \sum_j \bigl(f(x_{j+1}) - f(x_j)\bigr) \frac{g_j \odot g_j}{\lVert g_j \rVert^2}
 
@@ -68,7 +68,7 @@ def idgi(tiles: Iterable[Tile], inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]
     kinds=("image", "table", "tokens"),
     # where a path gains nothing for a class, its squares show no object: a probability can fall on the way from black
     small={"steps": 16, "output": "logit"},
-    paper="Yang, Wang and Bilgic 2023, arXiv:2303.14242, algorithm 1",
+    paper="Yang, Wang and Bilgic 2023, arXiv:2303.14242",
 )
 class IDGI(Attributor):
     r"""The score's gain in each step of a path, divided among pixels by their squared gradients.
