@@ -119,6 +119,8 @@ def rows(
     """Every method and metric that takes long enough to be timed, and other libraries where they have the same."""
     found: list[Row] = []
     for name in attribution.available(model=model):
+        if attribution.describe(name)["family"] == "layer":  # others' methods on what follows a layer
+            continue
         found.append(ours(name, model, images))
         for backend, other in compiled.items():
             if found[-1].family == "perturbation" and name in attribution.available(model=other):
@@ -310,7 +312,7 @@ def allocator(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often every row is timed")
-    parser.add_argument("--family", help="only this family: gradient, path, cam, perturbation, metrics")
+    parser.add_argument("--family", help="only this family: gradient, path, region, cam, relevance, perturbation, metrics")
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,
