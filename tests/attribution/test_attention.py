@@ -6,7 +6,7 @@ import torch
 from attriscope import attribution
 from attriscope.attribution import Model, available, create
 from attriscope.attribution.attention import _attention
-from attriscope.attribution.attention._attention import Recorder, follow, fuse, layout
+from attriscope.attribution.attention._attention import Recorder, follow, fuse, heads, layout
 from attriscope.attribution.attention.attention_rollout import attention_rollout
 from attriscope.attribution.attention.transformer_attribution import Relevance
 from torch import nn
@@ -438,6 +438,16 @@ def test_layers_are_counted_from_either_end_and_left_out_from_the_first_on(writt
             found(name, **{option: value})
 
 
+def test_from_a_block_on_is_without_the_blocks_before(written, images):
+    """At a layer the rest of the network is the network; its inputs are all tokens, of which the map shows the patches."""
+    network, x = written(depth=3), images(2, 3, 8, 12, dtype=torch.float64)
+    for name in ("attention_rollout", "gae"):
+        expected = create(name, network, start_layer=1).explain(x, 1)
+        found = create(name, network, layer="blocks.0").explain(x, 1)
+        torch.testing.assert_close(found.native, expected.native, **DOUBLE)
+        assert (found.details["layer"], found.details["layers"]) == ("blocks.0", 2)
+
+
 def test_options_of_the_rollout(written, images):
     network, x = written(), images(2, 3, 8, 12, dtype=torch.float64)
     attentions, _ = recorded(network, x, [1, 1])
@@ -477,6 +487,7 @@ def test_half_precision_runs(dtype, written, images):
         found = create(name, network).explain(images(2, 3, 8, 12), 1).native
         assert found.dtype == torch.float32
         assert bool(found.isfinite().all())
+    assert heads(torch.ones(2, 3, 4, 4, dtype=dtype), 2).dtype == torch.float32  # what is multiplied through the layers
 
 
 # -- what a network is like --------------------------------------------------------------------------------------------
@@ -490,6 +501,19 @@ def test_the_grid_is_found_however_patches_are_made(patch, prefix, written, imag
     known = layout(model)
     assert (known.layers, known.tokens, known.prefix, known.grid) == (2, 6 + prefix, prefix, (2, 3))
     assert known.read.tolist() == [False] * prefix + [True] * 6
+
+
+def test_maps_after_the_first_attention_are_no_grid_of_patches(networks, images):
+    class Decoding(Written):
+        def forward(self, x):
+            scale = functional.avg_pool2d(super().forward(x)[:, :1, None, None].expand(-1, -1, 3, 3), 1)
+            return self.scores(scale).flatten(1)  # as many places as there are tokens
+
+    network = Decoding(prefix=3)
+    network.scores = nn.Conv2d(1, 1, 1)
+    model = Model(networks.quiet(lambda: networks.lively(network)))
+    model.scores(images(1, 3, 8, 12), 0)
+    assert (layout(model).tokens, layout(model).grid) == (9, (2, 3))
 
 
 def test_what_is_known_is_found_out_once_until_the_network_changes(written, images, monkeypatch):
@@ -758,7 +782,7 @@ class Odd(nn.Module):
 def test_attention_that_is_not_between_the_same_tokens_is_refused(kind, networks, images):
     network = networks.quiet(lambda: networks.lively(Odd(kind)))
     for n in (1, 2):
-        with pytest.raises(ValueError, match="within windows, or its tokens change"):
+        with pytest.raises(ValueError, match="this network: its attention stays within windows, or its tokens change"):
             create("rollout", network).attribute(images(n, 3, 16, 16), 0)
 
 
@@ -772,11 +796,14 @@ def test_tokens_that_do_not_cover_the_image_are_refused(networks, images):
         def forward(self, x):
             y = functional.unfold(x, 4, stride=4).mT if self.kind == "unfold" else self.patch(x).flatten(2).mT
             y = self.patch(y) if self.kind == "unfold" else y
-            return self.head(self.norm(self.blocks(y[:, :13])).mean(1))  # thirteen of sixteen patches
+            return self.head(self.norm(self.blocks(y[:, : self.few])).mean(1))
 
-    for patch in ("unfold", "conv"):
+    for patch, few in (("unfold", 13), ("conv", 5)):  # of sixteen patches
         network = networks.quiet(lambda: networks.lively(Few(patch=patch)))
-        with pytest.raises(ValueError, match=r"its 13 tokens cannot be laid out over an input of shape \(3, 16, 16\)"):
+        network.few = few
+        with pytest.raises(
+            ValueError, match=rf"its {few} tokens cannot be laid out over an input of shape \(3, 16, 16\)"
+        ):
             create("rollout", network).attribute(images(2, 3, 16, 16), 0)
 
 
