@@ -65,12 +65,11 @@ class Differences(Rules):
 
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """The exponential of the logarithm of the softmax."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
         return self.elementwise(torch.exp, self.log_softmax(apply, x, dim), "exp")
 
     def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """Each value minus what all exponentials add up to."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)
+        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
         return x - self.logsumexp(lambda x: x.logsumexp(dim, keepdim=True), x, (dim,), keepdim=True)
 
     def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:

@@ -136,7 +136,7 @@ def test_it_adds_up_on_every_network_of_the_zoo(zoo, zoo_name):
     close(found.maps[1:], alone, 1e-8)  # multipliers of large cancelling terms: rounding differs with the batch
 
 
-@pytest.mark.parametrize("name", ["timm_efficientnet", "torchvision_vit", "hf_swin", "torchvision_resnet18"])
+@pytest.mark.parametrize("name", ["timm_efficientnet", "torchvision_vit"])
 @pytest.mark.parametrize("output", ["probability", "log_probability", "margin"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_every_score_adds_up(zoo, name, output, activation):
