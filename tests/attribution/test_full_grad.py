@@ -181,6 +181,28 @@ def test_reused_layers_count_for_each_call_and_order_does_not_matter(images):
     close(found.maps, summed(layers, (8, 8)))
 
 
+def test_linear_layers_count_for_completeness_alone(images):
+    """A linear layer over the channels of every place, and the projections of an attention that is constant."""
+
+    def run(m, x):
+        h = m.fc(m.conv(x).permute(0, 2, 3, 1)).relu()
+        return m.last(m.attention(*[h.flatten(1, 2)] * 3)[0].mean(1))
+
+    network = Of(
+        run, conv=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 6), attention=nn.MultiheadAttention(6, 2, batch_first=True),
+        last=nn.Linear(6, 2),
+    )  # fmt: skip
+    network.attention.in_proj_weight.data[:12] = 0  # queries and keys are their biases
+    x = images(2, dtype=torch.float64)
+    found = explain(network, x)
+    assert float(found.details["completeness"].max()) < EXACT
+    leaf = x.clone().requires_grad_()
+    z = network.conv(leaf)
+    out = network.attention(*[network.fc(z.permute(0, 2, 3, 1)).relu().flatten(1, 2)] * 3)[0]
+    gradients = torch.autograd.grad(network.last(out.mean(1))[:, 0].sum(), [leaf, z])
+    close(found.maps, summed([gradients[0] * x, (gradients[1] * network.conv.bias[:, None, None]).detach()], (8, 8)))
+
+
 def test_what_is_not_linear_is_told(networks, zoo, images):
     """A Tanh by hand, and the networks that have gates, norms or attention."""
     network = Of(lambda m, x: m.conv(x).tanh().sum((1, 2, 3))[:, None], conv=nn.Conv2d(3, 4, 3))
@@ -241,6 +263,9 @@ def test_relative_noise_is_a_part_of_each_image_s_range(images):
     x[1] *= 0.5
     ranges = x.flatten(1).amax(1) - x.flatten(1).amin(1)
     found = explain(network, x, method="smooth_full_grad", samples=2, noise=0.2)
+    for size in (1, 2):
+        model = Model(network, batch_size=size)
+        close(explain(model, x, method="smooth_full_grad", samples=2, noise=0.2).maps, found.maps)
     for i in range(2):
         noise = 0.2 * float(ranges[i])
         one = explain(network, x[i : i + 1], method="smooth_full_grad", samples=2, noise=noise, absolute=True)
