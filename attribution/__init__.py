@@ -9,6 +9,10 @@ from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
 from .model import Model
+from .path.blur_ig import BlurIG
+from .path.expected_gradients import ExpectedGradients
+from .path.gradient_shap import GradientSHAP
+from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
@@ -42,11 +46,15 @@ __all__ = [
     "regions",
     "targets",
     "trees",
+    "BlurIG",
+    "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "GradientSHAP",
     "HSIC",
+    "IDGI",
     "InputXGradient",
     "IntegratedGradients",
     "KernelSHAP",

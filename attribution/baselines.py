@@ -1,7 +1,7 @@
 """What stands in for a removed pixel, by name, in image space."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -12,12 +12,13 @@ from .randomness import uniforms
 
 Name = Literal["zero", "black", "white", "mean", "blur", "noise", "region_mean"]
 Baseline: TypeAlias = Name | float | Tensor | Callable[[Tensor], Tensor]
+Baselines: TypeAlias = Baseline | tuple[Baseline, ...]
 
-__all__ = ["Baseline", "Name", "gaussian_blur", "make", "region_mean"]
+__all__ = ["Baseline", "Baselines", "Name", "each", "gaussian_blur", "make", "make_each", "region_mean"]
 
 
 def make(
-    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None
+    baseline: Baseline, images: Tensor, model: Model, *, seed: int = 0, draw: int = 0, labels: Tensor | None = None
 ) -> Tensor:
     """The baseline as a tensor that broadcasts against `images`.
 
@@ -29,7 +30,8 @@ def make(
             mean), a number, a tensor that broadcasts to `(N, C, H, W)`, or a callable `images -> tensor`.
         images: `(N, C, H, W)`, `(N, F)` or `(N, T, D)`.
         model: Knows bounds and mean.
-        seed: For `"noise"`.
+        seed: For `"noise"`, and
+        draw: which image of noise of that seed.
         labels: For `"region_mean"`: the regions, `(N, H, W)`.
 
     Returns:
@@ -47,7 +49,7 @@ def make(
         if baseline == "region_mean" and images.ndim == 4:
             value = region_mean(images, labels)
         else:  # a column is its own mean
-            value = _named("mean" if baseline == "region_mean" else baseline, images, model, seed)
+            value = _named("mean" if baseline == "region_mean" else baseline, images, model, seed, draw)
     elif isinstance(baseline, Tensor):
         value = baseline
     elif callable(baseline):
@@ -73,7 +75,41 @@ def make(
     return value.expand(-1, images.shape[1], *value.shape[2:]) if value.ndim == 4 else value
 
 
-def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
+def each(baseline: Any) -> tuple[Baseline, ...]:
+    """One baseline, or several in a tuple or list, as a tuple of those that `make` takes.
+
+    Raises:
+        ValueError: There is none, or an unknown name.
+        TypeError: Something that is no baseline.
+
+    Example:
+        >>> each("black"), each(["black", 0.5])
+        (('black',), ('black', 0.5))
+    """
+    found = tuple(baseline) if isinstance(baseline, tuple | list) else (baseline,)
+    if not found:
+        raise ValueError("there is no baseline in an empty sequence: name at least one")
+    for one in found:
+        if isinstance(one, str) and one not in get_args(Name):
+            raise ValueError(f"baseline {one!r}: choose one of {', '.join(get_args(Name))}, or a number")
+        if isinstance(one, bool) or not (isinstance(one, str | int | float | Tensor) or callable(one)):
+            raise TypeError(f"baseline {one!r}: expected a name, a number, a tensor or a callable")
+    return found
+
+
+def make_each(baseline: Any, images: Tensor, model: Model) -> list[Tensor]:
+    """Every one of one or several baselines as `make` makes it; a second "noise" is another draw.
+
+    Example:
+        >>> [one.flatten().tolist() for one in make_each((0.0, 0.5), torch.rand(2, 1), Model(torch.nn.Flatten()))]
+        [[0.0], [0.5]]
+    """
+    named = each(baseline)
+    draws = [sum(isinstance(o, str) and o == "noise" for o in named[:i]) for i in range(len(named))]
+    return [make(one, images, model, draw=draw) for one, draw in zip(named, draws, strict=True)]
+
+
+def _named(name: str, images: Tensor, model: Model, seed: int, draw: int) -> Tensor:
     if name == "zero":
         return torch.zeros((1,) * images.ndim)
     if name in {"black", "white"}:
@@ -90,7 +126,7 @@ def _named(name: str, images: Tensor, model: Model, seed: int) -> Tensor:
             raise ValueError("baseline='blur' is for images, (N, C, H, W)")
         return gaussian_blur(images, min(images.shape[2:]) / 20)
     if name == "noise":
-        drawn = uniforms(seed, 1, images[0].numel(), stream=1_000_001).reshape(1, *images.shape[1:])
+        drawn = uniforms(seed, 1, images[0].numel(), stream=1_000_001 + draw).reshape(1, *images.shape[1:])
         if model.bounds is not None:
             return drawn * (model.bounds[1] - model.bounds[0]) + model.bounds[0]
         normal = torch.erfinv((2 * drawn - 1).clamp(-1 + 1e-6, 1 - 1e-6)) * 2**0.5
