@@ -6,14 +6,21 @@ from .cam.grad_cam import GradCAM
 from .conformance import check, checks
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
+from .gradient.deconvnet import Deconvnet
+from .gradient.gradient import Gradient
+from .gradient.guided_backprop import GuidedBackprop
 from .gradient.input_x_gradient import InputXGradient
 from .gradient.saliency import Saliency
+from .gradient.smoothgrad import SmoothGrad
+from .gradient.smoothgrad_sq import SmoothGradSquared
+from .gradient.vargrad import VarGrad
 from .model import Model
 from .path.blur_ig import BlurIG
 from .path.expected_gradients import ExpectedGradients
 from .path.gradient_shap import GradientSHAP
 from .path.idgi import IDGI
 from .path.integrated_gradients import IntegratedGradients
+from .path.smooth_ig import SmoothIG
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -24,6 +31,7 @@ from .perturbation.shap_bpt import ShapBPT
 from .perturbation.shapley_sampling import ShapleySampling
 from .perturbation.sobol import Sobol
 from .perturbation.wcam import WCAM
+from .relevance.deeplift import DeepLift
 
 __all__ = [
     "Attributor",
@@ -47,12 +55,16 @@ __all__ = [
     "targets",
     "trees",
     "BlurIG",
+    "Deconvnet",
+    "DeepLift",
     "ExpectedGradients",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
     "GradCAM",
+    "Gradient",
     "GradientSHAP",
+    "GuidedBackprop",
     "HSIC",
     "IDGI",
     "InputXGradient",
@@ -64,6 +76,10 @@ __all__ = [
     "Saliency",
     "ShapBPT",
     "ShapleySampling",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "SmoothIG",
     "Sobol",
+    "VarGrad",
     "WCAM",
 ]

@@ -19,7 +19,7 @@ Apply = Callable[..., Tensor]
 ACTIVATIONS = frozenset(
     [
         "relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "silu", "gelu", "mish",
-        "hardswish", "hardsigmoid", "softplus", "softsign", "tanh", "sigmoid", "logsigmoid", "tanhshrink",
+        "hardswish", "hardsigmoid", "softplus", "softsign", "tanh", "sigmoid", "log_sigmoid", "tanhshrink",
         "softshrink", "hardshrink", "threshold", "clamp", "clip", "clamp_min", "clamp_max",
     ]
 )  # fmt: skip
@@ -27,7 +27,7 @@ FUNCTIONS = frozenset(
     [
         "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "abs",
         "absolute", "erf", "erfc", "sin", "cos", "tan", "atan", "arctan", "sinh", "cosh", "sign", "floor", "ceil",
-        "round", "pow", "float_power", "__rpow__",
+        "round", "pow", "float_power", "__rpow__", "special_expit",
     ]
 )  # fmt: skip
 LINEAR = frozenset(["linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
@@ -37,18 +37,19 @@ NORMS = frozenset(["layer_norm", "group_norm", "instance_norm", "rms_norm"])
 MAX_POOLS = frozenset(
     f"{start}max_pool{d}d{end}" for start in ("", "adaptive_") for d in (1, 2, 3) for end in ("", "_with_indices")
 )
+MAXIMA = frozenset(["amax", "amin", "max", "min"])
 AVERAGES = frozenset(f"{start}avg_pool{d}d" for start in ("", "adaptive_") for d in (1, 2, 3))
 # what autograd writes for operations that are linear in what depends on the input, or only move values about
 LINEAR_NODES = (
-    "Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Mm", "Bmm", "Addmm", "Baddbmm", "Mv", "Dot", "Convolution", "Slow", "Mkldnn",
-    "Linear", "View", "UnsafeView", "Reshape", "ReshapeAlias",
-    "Permute", "Transpose", "T", "Expand", "Repeat", "Squeeze", "Unsqueeze", "Cat",
-    "Stack", "Split", "SplitWithSizes", "UnsafeSplit", "Unbind", "Chunk", "Select", "Slice", "Index", "IndexSelect", "Gather",
-    "Narrow", "Mean", "Sum", "Cumsum", "AvgPool", "AdaptiveAvgPool", "Upsample", "ConstantPad", "ReflectionPad",
-    "ReplicationPad", "Roll", "Flip", "Clone", "Copy", "CopySlices", "ToCopy", "AccumulateGrad", "NativeBatchNorm",
-    "CudnnBatchNorm", "MiopenBatchNorm", "AsStrided", "PixelShuffle", "PixelUnshuffle", "Im2Col", "Col2Im", "Unfold",
-    "MaskedFill", "Where", "Tril", "Triu", "Alias", "ViewAs", "Swapaxes", "Moveaxis", "Diagonal", "Contiguous", "Lerp",
-    "Identity", "NativeDropout", "Fill", "Zero", "SelectScatter", "SliceScatter", "IndexPut", "SqueezeMultiple", "GridSampler",
+    "Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Mm", "Bmm", "Addmm", "Baddbmm", "Mv", "Dot", "Convolution", "Slow",
+    "Mkldnn", "Linear", "View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Expand",
+    "Repeat", "Squeeze", "Unsqueeze", "Cat", "Stack", "ConstantPadNd", "Split", "SplitWithSizes", "UnsafeSplit",
+    "Unbind", "Chunk", "Select", "Slice", "Index", "IndexSelect", "Gather", "Narrow", "Mean", "Sum", "Cumsum",
+    "AvgPool", "AdaptiveAvgPool", "Upsample", "ConstantPad", "ReflectionPad", "ReplicationPad", "Roll", "Flip", "Clone",
+    "Copy", "CopySlice", "ToCopy", "AccumulateGrad", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm",
+    "AsStrided", "PixelShuffle", "PixelUnshuffle", "Im2Col", "Col2Im", "Unfold", "MaskedFill", "Where", "Tril", "Triu",
+    "Alias", "ViewAs", "Swapaxes", "Moveaxis", "Diagonal", "Contiguous", "Lerp", "Identity", "NativeDropout", "Fill",
+    "Zero", "SelectScatter", "SliceScatter", "IndexPut", "SqueezeMultiple", "GridSampler",
 )  # fmt: skip
 
 
@@ -76,7 +77,8 @@ class Rules(TorchFunctionMode):
     it returns takes the result's place, also where the caller worked in place.
 
     Attributes:
-        opens_attention: Whether attention comes apart into its products and its softmax.
+        opens_attention: Whether attention comes apart into its products and its softmax, and what divides by the length of
+            vectors (`functional.normalize`) into squares, a root and a quotient.
         met: How often each kind of operation was met that depends on the input.
     """
 
@@ -118,8 +120,23 @@ class Rules(TorchFunctionMode):
         return apply(x)
 
     def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
-        """Max pooling of any kind; `apply(x)` may give (values, indices)."""
+        """Max pooling of any kind; `apply(x)` may give (values, indices), and `apply(x, indices=True)` does."""
         del name
+        return apply(x)
+
+    def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
+        """The logarithm of a softmax over one axis."""
+        del dim
+        return apply(x)
+
+    def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:
+        """The logarithm of the sum of exponentials over some axes."""
+        del dims, keepdim
+        return apply(x)
+
+    def maximum(self, apply: Callable[..., Any], x: Tensor, name: str, dims: tuple[int, ...], *, keepdim: bool) -> Any:
+        """The largest or smallest value over some axes; `apply(x)` gives (values, indices) for torch's `max` and `min`."""
+        del name, dims, keepdim
         return apply(x)
 
     # -- finding them --------------------------------------------------------------------------------------------------
@@ -129,10 +146,13 @@ class Rules(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        plain = name if name.endswith("__") else name.removesuffix("_").removeprefix("_")
         if not any(depends(a) for a in (*args, *kwargs.values())):
-            return func(*args, **kwargs)
-        within = plain != name or _in_place(plain, args, kwargs)
+            if name == "__set__":
+                return func(*args, **kwargs)
+            # what a bare callable makes of its parameters does not depend on the input either
+            return func(*map(_constant, args), **{k: _constant(v) for k, v in kwargs.items()})
+        within = (name.endswith("_") and not name.endswith("__")) or _in_place(plain, args, kwargs)
         if within and args:  # what a rule keeps must not be overwritten
             found = self._meet(func, plain, (args[0].clone(), *args[1:]), kwargs)
         else:
@@ -149,28 +169,34 @@ class Rules(TorchFunctionMode):
             return self._linear(func, name, args, kwargs)
         if name in PRODUCTS or name in QUOTIENTS or name == "einsum":
             return self._product(name, args, kwargs)
-        if name in {"softmax", "softmin"}:
-            return self._softmax(func, args, kwargs)
+        if name in {"softmax", "softmin", "log_softmax"}:
+            return self._softmax(func, name, args, kwargs)
+        if name == "logsumexp" or name in MAXIMA:
+            return self._reduction(func, name, args, kwargs)
         if name in NORMS:
             return self._normalize(func, name, args, kwargs)
         if name in MAX_POOLS:
-            return self._one("max_pool", func, name, args, kwargs)
+            return self._max_pool(func, name, args, kwargs)
         if name in AVERAGES or name == "batch_norm":
             return self._one("affine", func, name, args, kwargs)
         if name == "scaled_dot_product_attention" and self.opens_attention:
             return self._attention(*args, **kwargs)
         if name == "multi_head_attention_forward" and self.opens_attention:
             return self._multi_head(*args, **kwargs)
+        if name in {"addcmul", "baddbmm", "addmm"}:
+            return self._sum_of_products(name, args, kwargs)
+        if name in {"normalize", "norm", "linalg_vector_norm"} and self.opens_attention:
+            return self._length(name, args, kwargs)
         if name == "glu":
             x, rest, more = _first(args, kwargs)
             first, second = x.chunk(2, more.get("dim", rest[0] if rest else -1))
             return self._met("product", torch.mul, first, self._met("elementwise", torch.sigmoid, second, "sigmoid"))
         return NotImplemented
 
-    def _met(self, kind: str, *args: Any) -> Any:
+    def _met(self, kind: str, *args: Any, **more: Any) -> Any:
         """Count it, and call the method of that kind."""
         self.met[kind] = self.met.get(kind, 0) + 1
-        return getattr(self, kind)(*args)
+        return getattr(self, kind)(*args, **more)
 
     def _one(self, kind: str, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         x, rest, more = _first(args, kwargs)
@@ -221,14 +247,74 @@ class Rules(TorchFunctionMode):
             a, b = b, a
         return self._met("product", apply, a, b)
 
-    def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _sum_of_products(self, name: str, args: Any, kwargs: Any) -> Any:
+        """`input + value * (a * b)` and its kin: one product, and what is linear."""
+        if len(args) < 3:
+            return NotImplemented
+        summand, a, b = args[:3]
+        if name != "addcmul" and not (depends(a) and depends(b)):
+            return NotImplemented
+        out = self._mul(torch.mul if name == "addcmul" else torch.matmul, a, b)
+        out = out * kwargs.get("value", kwargs.get("alpha", 1))
+        return out + kwargs.get("beta", 1) * summand
+
+    def _length(self, name: str, args: Any, kwargs: Any) -> Any:
+        """The length of vectors, and vectors divided by theirs."""
+        x, rest, more = _first(args, kwargs)
+        names = {
+            "normalize": ("p", "dim", "eps"),
+            "norm": ("p", "dim", "keepdim"),
+            "linalg_vector_norm": ("ord", "dim", "keepdim"),
+        }
+        given = {**dict(zip(names[name], rest, strict=False)), **more}
+        power, dim = given.get("p", given.get("ord", 2)), given.get("dim", 1 if name == "normalize" else None)
+        if power not in {2, "fro"} or dim is None or not depends(x) or given.get("out") is not None:
+            return NotImplemented
+        keepdim = name == "normalize" or given.get("keepdim", False)
+        squares = self._met("elementwise", torch.square, x, "square")
+        length = self._met("elementwise", torch.sqrt, squares.sum(dim, keepdim=keepdim), "sqrt")
+        if name != "normalize":
+            return length
+        eps = given.get("eps", 1e-12)
+        length = self._met("elementwise", lambda x: x.clamp_min(eps), length, "length")
+        return self._met("product", torch.mul, x, self._met("elementwise", torch.reciprocal, length, "reciprocal"))
+
+    def _max_pool(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        x, rest, more = _first(args, kwargs)
+        # torch's C function has no indices; the one of torch.nn.functional takes the same arguments
+        pool = getattr(functional, name.removesuffix("_with_indices") + "_with_indices")
+
+        def apply(x: Tensor, *, indices: bool = False) -> Any:
+            if not indices:
+                return func(x, *rest, **more)
+            return pool(x, *rest, **{k: v for k, v in more.items() if k != "return_indices"})
+
+        return self._met("max_pool", apply, x, name)
+
+    def _reduction(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Over named axes; over all of them, or of two tensors, it is nothing that a rule is for."""
+        x, rest, more = _first(args, kwargs)
+        dims = more.get("dim", rest[0] if rest else None)
+        dims = (dims,) if isinstance(dims, int) else dims
+        if not isinstance(dims, tuple | list) or not dims or not depends(x):
+            return NotImplemented
+        keepdim = bool(more.get("keepdim", rest[1] if len(rest) > 1 else False))
+
+        def apply(x: Tensor) -> Any:
+            return func(x, *rest, **more)
+
+        if name == "logsumexp":
+            return self._met("logsumexp", apply, x, tuple(dims), keepdim=keepdim)
+        return self._met("maximum", apply, x, name, tuple(dims), keepdim=keepdim)
+
+    def _softmax(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         x, rest, more = _first(args, kwargs)
         dim = more.get("dim", rest[0] if rest else None)
         if dim is None:
             return NotImplemented
-        if func.__name__ == "softmin":
+        if name == "softmin":
             return self._met("softmax", lambda x: x.softmax(dim), -x, dim)
-        return self._met("softmax", lambda x: func(x, *rest, **more), x, dim)
+        return self._met(name, lambda x: func(x, *rest, **more), x, dim)
 
     def _normalize(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         x, rest, more = _first(args, kwargs)
@@ -243,7 +329,15 @@ class Rules(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Softmax of the scaled products of queries and keys, times the values."""
+        """`scaled_dot_product_attention`."""
+        more: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+        return self._attend(query, key, value, enable_gqa=enable_gqa, **more)[0]
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Softmax of the scaled products of queries and keys, times the values; and the softmax."""
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -257,7 +351,7 @@ class Rules(TorchFunctionMode):
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
         weights = self._met("softmax", lambda x: x.softmax(-1), scores, -1) if depends(scores) else scores.softmax(-1)
-        return self._mul(torch.matmul, weights, value)
+        return self._mul(torch.matmul, weights, value), weights
 
     def _mul(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
         """A product by its rule, where both depend on the input."""
@@ -272,9 +366,11 @@ class Rules(TorchFunctionMode):
         use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None, k_proj_weight: Tensor | None = None,
         v_proj_weight: Tensor | None = None, static_k: Tensor | None = None, static_v: Tensor | None = None,
         average_attn_weights: bool = True, is_causal: bool = False,
-    ) -> tuple[Tensor, None]:  # fmt: skip
-        """`torch.nn.MultiheadAttention`, sequence first, from projections, `_attention` and one more projection."""
-        del average_attn_weights, need_weights
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """`torch.nn.MultiheadAttention` from projections, attention and one more projection.
+
+        What torch gives has the sequence first; what is projected here has the batch first.
+        """
         odd = (bias_k, bias_v, static_k, static_v)
         if add_zero_attn or any(o is not None for o in odd) or (training and dropout_p):
             _refuse("a MultiheadAttention with added keys or in training")
@@ -282,14 +378,12 @@ class Rules(TorchFunctionMode):
             weights = [q_proj_weight, k_proj_weight, v_proj_weight]
         else:
             assert in_proj_weight is not None
-            weights = list(in_proj_weight.chunk(3))
-        biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.chunk(3))
+            weights = list(in_proj_weight.detach().chunk(3))
+        biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.detach().chunk(3))
         parts = []
         for x, weight, bias in zip((query, key, value), weights, biases, strict=True):
-            y = self._project(x, weight, bias)
-            length, *batch = y.shape[:-1]
-            y = y.reshape(length, *batch, num_heads, embed_dim // num_heads)
-            parts.append(y.permute(1, 2, 0, 3) if batch else y.permute(1, 0, 2))
+            y = self._project(x.transpose(0, 1) if x.ndim == 3 else x, weight, bias)
+            parts.append(y.unflatten(-1, (num_heads, embed_dim // num_heads)).transpose(-3, -2))
         mask = attn_mask
         if mask is not None and mask.ndim == 3 and query.ndim == 3:
             mask = mask.reshape(query.shape[1], num_heads, *mask.shape[1:])
@@ -307,9 +401,10 @@ class Rules(TorchFunctionMode):
             mask = ~mask
         causal = is_causal and mask is None
         q, k, v = parts
-        out = self._attention(q, k, v, attn_mask=mask, is_causal=causal)
-        out = out.permute(2, 0, 1, 3).flatten(2) if query.ndim == 3 else out.permute(1, 0, 2).flatten(1)
-        return self._project(out, out_proj_weight, out_proj_bias), None
+        out, softmax = self._attend(q, k, v, attn_mask=mask, is_causal=causal)
+        out = self._project(out.transpose(-3, -2).flatten(-2), out_proj_weight, out_proj_bias)
+        softmax = softmax.mean(-3) if average_attn_weights else softmax
+        return out.transpose(0, 1) if query.ndim == 3 else out, softmax if need_weights else None
 
     def _project(self, x: Tensor, weight: Any, bias: Any) -> Any:
         """A linear layer by its rule, where it depends on the input."""
@@ -336,9 +431,8 @@ class Rules(TorchFunctionMode):
         """
         allowed = set(allowed)
         for node, inputs in nodes(scores, x):
-            name = node.name().rsplit("::", 1)[-1]
-            kind = name.rstrip("0123456789s").removesuffix("Backward").rstrip("0123456789D")
-            if getattr(type(node), "_forward_cls", None) in OWN or kind in allowed:
+            kind = kind_of(node)
+            if is_own(node) or kind in allowed:
                 continue
             linear = kind in LINEAR_NODES or kind.startswith(("Upsample", "Mkldnn"))
             if linear and (inputs < 2 or kind not in BILINEAR_NODES):
@@ -358,9 +452,31 @@ def own(cls: type) -> type:
     return cls
 
 
+def applied(function: Any, *args: Any) -> Tensor:
+    """What an `autograd.Function` makes of its arguments."""
+    out: Tensor = function.apply(*args)
+    return out
+
+
+def is_own(node: Any) -> bool:
+    """Whether a node of autograd's graph is a rule's."""
+    return getattr(type(node), "_forward_cls", None) in OWN
+
+
+def kind_of(node: Any) -> str:
+    """What a node of autograd's graph does: `"Max"` for a `MaxBackward0`."""
+    name = str(node.name()).rsplit("::", 1)[-1]
+    return name.rstrip("0123456789s").removesuffix("Backward").rstrip("0123456789D")
+
+
 def depends(value: Any) -> bool:
     """Whether a tensor depends on the network's input: parameters never do."""
     return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
+
+
+def _constant(value: Any) -> Any:
+    """A parameter as a plain tensor."""
+    return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 
 def nodes(scores: Tensor, x: Tensor) -> Iterator[tuple[Any, int]]:

@@ -38,6 +38,7 @@ TAGS: dict[str, Any] = {
     "offset": False,
     "complete": False,
     "at_most": False,
+    "localizes": True,
     "samples": None,
     "kinds": tuple(RANKS),
     "small": {},
@@ -354,6 +355,7 @@ def register(
     offset: bool = False,
     complete: bool = False,
     at_most: bool = False,
+    localizes: bool = True,
     samples: str | None = None,
     kinds: tuple[str, ...] = ("image",),
     small: dict[str, Any] | None = None,
@@ -373,6 +375,7 @@ def register(
         offset: Whether the map has a constant of no meaning, so that figures show what differs from its mean.
         complete: Whether the map sums to the score minus the baseline's.
         at_most: Whether its cost is an upper bound: what it would evaluate twice it evaluates once, or it stops early.
+        localizes: Whether it finds an object on any network; a picture of what a network looks for may be of every image.
         samples: The parameter that a budget picks.
         kinds: Which kinds of input.
         small: Hyper-parameters for tests on images of 16 x 16 pixels.
@@ -400,6 +403,7 @@ def register(
             "offset": offset,
             "complete": complete,
             "at_most": at_most,
+            "localizes": localizes,
             "samples": samples,
             "kinds": kinds,
             "small": small or {},

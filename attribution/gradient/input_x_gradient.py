@@ -7,7 +7,7 @@ from torch import Tensor
 from ..attributor import Attributor, Channels, Computed, register
 from ..model import Model
 from ..targets import Output, Target
-from .saliency import gradient
+from .gradient import gradient
 
 
 def input_x_gradient(model: Model, inputs: Tensor, target: Target, output: Output) -> Tensor:

@@ -5,13 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from ..attributor import Attributor, Channels, Computed, register
-from ..model import Model
-from ..targets import Output, Target
-
-
-def gradient(model: Model, inputs: Tensor, target: Target, output: Output) -> Tensor:
-    """The gradient of each score with respect to its input, `(N, C, H, W)`."""
-    return model.gradients(inputs, target, output=output)[1]
+from ..targets import Target
+from .gradient import gradient
 
 
 @register(

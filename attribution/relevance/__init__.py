@@ -1,0 +1,1 @@
+"""Methods that hand the score back through the network, rule by rule."""

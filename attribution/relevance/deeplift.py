@@ -1,0 +1,365 @@
+"""DeepLIFT: the difference from a baseline's score, handed back through every operation by its own differences."""
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+
+from .. import baselines
+from .._rules import Apply, Rules, applied, normalized, own
+from ..attributor import Attributor, Channels, Computed, register
+from ..model import Model
+from ..targets import Output, Target, read
+
+NEAR = 100  # roundings: inputs closer than this count as equal, and the derivative stands in
+
+
+class Differences(Rules):
+    """A network that is run twice: first on the baseline, whose values are kept in the order of calls, then on the input.
+
+    The second time, the way back through an operation multiplies by its difference of outputs over that of its inputs.
+    """
+
+    opens_attention = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = True
+        self.kept: deque[tuple[str, tuple[Tensor, ...]]] = deque()
+        self._anchor = torch.zeros((), requires_grad=True)  # what is recorded depends on this in place of the input
+
+    def replay(self) -> None:
+        """From now on, meet the input."""
+        self.recording = False
+
+    def elementwise(self, apply: Apply, x: Tensor, name: str) -> Tensor:
+        """The rescale rule."""
+        if self.recording:
+            return self._record(name, apply, x)
+        (x0,) = self._recall(name, x)
+        return applied(_Rescaled, x, x0, apply, name)
+
+    def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
+        """Each factor by the mean of the other's two values, which adds up exactly and prefers neither."""
+        if self.recording:
+            return self._record("product", apply, a, b)
+        a0, b0 = self._recall("product", a, b)
+        return applied(_Product, a, b, ((a + a0).detach() / 2, (b + b0).detach() / 2), apply)
+
+    def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
+        """The exponential of the logarithm of the softmax."""
+        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
+        return self.elementwise(torch.exp, self.log_softmax(apply, x, dim), "exp")
+
+    def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
+        """Each value minus what all exponentials add up to."""
+        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)
+        return x - self.logsumexp(lambda x: x.logsumexp(dim, keepdim=True), x, (dim,), keepdim=True)
+
+    def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:
+        """An exponential of each value, a sum, and a logarithm, none of which can overflow."""
+        if self.recording:
+            return self._record("logsumexp", apply, x)
+        (x0,) = self._recall("logsumexp", x)
+        share = _shares(x.detach(), x0, dims)
+        return applied(_Instead, (x * share).sum(dims, keepdim=keepdim), apply(x.detach()))
+
+    def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
+        """Squares, their mean, one over its root, and a product."""
+        del apply, name
+
+        def inverse(y: Tensor) -> Tensor:
+            mean = self.elementwise(torch.square, y, "square").mean(options["dims"], keepdim=True)
+            return self.elementwise(torch.rsqrt, mean + options["eps"], "rsqrt")
+
+        return normalized(x, options, inverse, lambda a, b: self.product(torch.mul, a, b))
+
+    def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
+        """What the input's winner gains over the baseline's is its own; what falls short is the baseline's winner's."""
+        value, places = apply(x.detach(), indices=True)
+        if self.recording:
+            out = self._record(name, lambda x: apply(x, indices=True)[0], x)
+        else:
+            (x0,) = self._recall(name, x)
+            before, places0 = apply(x0, indices=True)
+            axes = int(name[name.index("pool") + 4])
+            out = _winners((x, x0), (value, before), (places, places0), axes)
+        return (out, places) if name.endswith("_with_indices") else out
+
+    def maximum(self, apply: Callable[..., Any], x: Tensor, name: str, dims: tuple[int, ...], *, keepdim: bool) -> Any:
+        """As in max pooling, with one window."""
+        found = apply(x.detach())
+        if self.recording:
+            out = self._record(name, lambda x: apply(x) if isinstance(found, Tensor) else apply(x)[0], x)
+        else:
+            (x0,) = self._recall(name, x)
+            sign = -1 if "min" in name else 1
+            last = tuple(range(-len(dims), 0))
+            rows, rows0 = (sign * t.movedim(dims, last).flatten(-len(dims)) for t in (x, x0))
+            value, place = rows.detach().max(-1, keepdim=True)
+            before, place0 = rows0.max(-1, keepdim=True)
+            out = sign * _winners((rows, rows0), (value, before), (place, place0), 1).squeeze(-1)
+            for dim in sorted(d % x.ndim for d in dims) if keepdim else ():
+                out = out.unsqueeze(dim)
+        return out if isinstance(found, Tensor) else type(found)((out, found[1]))
+
+    def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """The larger or smaller of two tensors: the first, and by how much the other is beyond it."""
+        if name in {"maximum", "minimum", "max", "min"} and len(args) == 2 and isinstance(args[1], Tensor):
+            sign = -1 if "min" in name else 1
+            return args[0] + sign * self._met("elementwise", functional.relu, sign * (args[1] - args[0]), "relu")
+        return super()._meet(func, name, args, kwargs)
+
+    def _record(self, name: str, apply: Apply, *values: Tensor) -> Tensor:
+        """Keep values of the baseline; what goes on has no graph behind it."""
+        self.kept.append((name, tuple(v.detach().clone() for v in values)))
+        return applied(_Cut, self._anchor, apply, *(v.detach() for v in values))
+
+    def _recall(self, name: str, *values: Tensor) -> tuple[Tensor, ...]:
+        """What the baseline had here."""
+        kept = self.kept.popleft() if self.kept else ("", ())
+        if kept[0] != name or [v.shape for v in kept[1]] != [v.shape for v in values]:
+            self.refuse()
+        return kept[1]
+
+    @staticmethod
+    def refuse() -> None:
+        """The two runs were not the same operations."""
+        raise ValueError(
+            "the network does other operations on the input than on the baseline, so their values cannot be compared: use a "
+            "method that follows the gradient, such as integrated_gradients, or a baseline more like the input"
+        )
+
+
+class _Cut(Function):
+    """An operation whose result depends on an anchor alone."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, apply: Apply, *values: Tensor) -> Tensor:
+        del ctx, anchor
+        return apply(*values)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        del ctx, given
+        raise RuntimeError("nothing goes back through a baseline")
+
+
+@own
+class _Instead(Function):
+    """The value of one tensor and the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, carrier: Tensor, value: Tensor) -> Tensor:
+        del ctx, carrier
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        del ctx
+        return given[0], None
+
+
+@own
+class _Rescaled(Function):
+    """A function of each value; back goes the difference of outputs over that of inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, x0: Tensor, apply: Apply, name: str) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            out = apply(leaf)
+            slope = torch.autograd.grad(out.sum(), leaf)[0] if out.requires_grad else torch.zeros_like(x)
+        out, before = out.detach(), apply(x0)
+        ctx.save_for_backward(_multiplier(name, (x, x0), (out, before), slope))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        return given[0] * ctx.saved_tensors[0], None, None, None
+
+
+def _multiplier(name: str, ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tensor], slope: Tensor) -> Tensor:
+    r""":math:`\Delta y / \Delta x`; where the two inputs are equal, the derivative."""
+    (x, x0), (out, before) = ins, outs
+    if name == "square":
+        return x + x0
+    if name == "reciprocal":
+        return -out * before
+    if name == "rsqrt":
+        return -((out * before) ** 2) / (out + before)
+    if name == "sqrt":
+        return 1 / (out + before).clamp_min(torch.finfo(out.dtype).tiny)
+    change = x - x0
+    # infinite values of both, as masks make them, have no difference either
+    apart = change.abs() > NEAR * torch.finfo(x.dtype).eps * (x.abs() + x0.abs())
+    return torch.where(apart, (out - before) / change, slope)
+
+
+@own
+class _Product(Function):
+    """A product; back goes what the mean of the other factor's two values lets through."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, means: tuple[Tensor, Tensor], apply: Apply) -> Tensor:
+        ctx.save_for_backward(*means)
+        ctx.multiply = apply
+        return apply(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        means = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        with torch.enable_grad():
+            out = ctx.multiply(*means)
+        return *torch.autograd.grad(out, means, given[0]), None, None
+
+
+def _shares(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """What each value's difference is worth to the logarithm of the sum of exponentials."""
+    top = torch.maximum(x, x0).amax(dims, keepdim=True)
+    e, e0 = (x - top).exp(), (x0 - top).exp()
+    total, total0 = e.sum(dims, keepdim=True), e0.sum(dims, keepdim=True)
+    ends = x.logsumexp(dims, keepdim=True), x0.logsumexp(dims, keepdim=True)
+    outer = _multiplier("log", (total, total0), ends, 1 / total)
+    return outer * _multiplier("exp", (x, x0), (e, e0), e)
+
+
+def _winners(ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tensor], at: tuple[Tensor, Tensor], axes: int) -> Tensor:
+    """The largest values of windows, by their places in the last axes laid flat; each share goes to a winner.
+
+    A winner's own difference is at least its share: it won against the other one's value in its own image.
+    """
+    (x, x0), (out, before) = ins, outs
+    shape = (*x.shape[: x.ndim - axes], -1)
+    flat, flat0 = x.reshape(shape), x0.reshape(shape)
+    top = torch.maximum(out, before)
+    carrier = torch.zeros_like(out)
+    equal = (out == before).to(out)
+    for places, share, alone in zip(at, (top - before, out - top), (equal, torch.zeros_like(out)), strict=True):
+        index = places.reshape(shape)
+        won = flat.gather(-1, index)
+        change = (won - flat0.gather(-1, index)).detach().reshape(out.shape)
+        carrier = carrier + won.reshape(out.shape) * torch.where(change == 0, alone, share / change)
+    return applied(_Instead, carrier, out)
+
+
+def deep_lift(
+    model: Model, inputs: Tensor, references: Sequence[Tensor], target: Target, *, output: Output
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Hand differences from references back by the rescale rule (equations 6 and 9 to 11 of the paper), and average.
+
+    .. math:: (x - x') \odot m, \qquad m_y = \Delta y / \Delta x \text{ at every function}
+
+    Args:
+        model: The model.
+        inputs: `(N, C, H, W)`.
+        references: Each broadcastable to the inputs.
+        target: Frozen, one row per image.
+        output: Which score.
+
+    Returns:
+        The mean map over references `(N, C, H, W)`, the scores `(N,)`, and the references' scores `(N, R)`. Memory does not
+        grow with the references.
+
+    Raises:
+        ValueError: The network has an operation without a rule, or does other operations on the reference.
+    """
+
+    def work(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor, Tensor]:
+        maps, befores = torch.zeros_like(x, requires_grad=False), []
+        for reference in references:
+            start = (reference[part] if len(reference) > 1 else reference).expand_as(x).clone().requires_grad_()
+            rules = Differences()
+            with rules:
+                befores.append(read(run(start), target.take(part), output, model.activation).detach())
+                rules.replay()
+                score = read(run(x), target.take(part), output, model.activation)
+            if rules.kept:
+                rules.refuse()
+            rules.check(score, x, "deeplift")
+            (found,) = torch.autograd.grad(score.sum(), x)
+            maps += found * (x.detach() - start.detach())
+        return maps / len(references), score.detach(), torch.stack(befores, 1)
+
+    count = len(references)
+    parts = model.passes(inputs, target, work, forwards=2 * count, backwards=count)
+    maps, scores, before = (torch.cat(p) for p in zip(*parts, strict=True))
+    return maps, scores, before
+
+
+def delta_of(maps: Tensor, gain: Tensor, name: str) -> Tensor:
+    """By how much each map's sum misses the gain, which is nothing but rounding, or is warned about."""
+    total = maps.flatten(1).sum(1)
+    delta = total - gain.to(total)
+    # half of the digits: rounding grows along a deep network, and what no rule saw is of the size of the map
+    limit = torch.finfo(gain.dtype).eps ** 0.5 * (maps.flatten(1).abs().sum(1) + gain.abs().to(total))
+    if bool((delta.abs() > limit.clamp_min(torch.finfo(total.dtype).tiny)).any()):
+        warnings.warn(
+            f"{name} misses the difference of the scores by up to {float(delta.abs().max()):.2g}: the network picks values "
+            "in a way that no rule sees (by comparing, indexing or detaching), or numbers overflow",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return delta
+
+
+@register(
+    "deeplift",
+    family="relevance",
+    aliases=("deep_lift_rescale",),
+    needs="gradient",
+    complete=True,
+    kinds=("image", "table", "tokens"),
+    paper="Shrikumar, Greenside and Kundaje 2017, arXiv:1704.02685, section 3, the rescale rule",
+)
+class DeepLift(Attributor):
+    r"""How the difference from a baseline's score came about, operation by operation.
+
+    Where a gradient asks what a function would do next, the rescale rule asks what it did between the baseline and the
+    input: :math:`\Delta y / \Delta x`. So a saturated unit still hands on what it contributed, and the map sums to the score
+    minus the baseline's score up to rounding, which `details["convergence_delta"]` `(N,)` tells. It is one run on the
+    baseline, one on the input and one way back.
+
+    Every activation and function of single values has the rule, however it is written. The paper's rule is for those alone;
+    of what mixes several values, products give each factor the mean of the other's two values (which are their Shapley
+    values), norms, softmax and attention come apart into squares, roots, exponentials and products, and of a maximum what
+    is gained belongs to the input's winner and what is lost to the baseline's. The map depends on how a network is written:
+    two networks of equal outputs may have different maps. A pixel that equals the baseline gets exactly 0.
+
+    Args:
+        output: Which score is explained; probabilities and margins add up too.
+        baseline: What the input is compared with: "zero", "black", "white", "mean", "blur", "noise", a number, a tensor or a
+            callable.
+        channels: How the channels become one map.
+
+    Returns:
+        `(N, 1, H, W)`, signed, in the unit of the score.
+
+    Example:
+        >>> import torch
+        >>> from attriscope import attribution
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+        >>> x = torch.rand(1, 3, 2, 2)
+        >>> map = attribution.create("deeplift", network).attribute(x, target=0)
+        >>> difference = network(x) - network(torch.zeros_like(x))
+        >>> bool(torch.isclose(map.sum(), difference[0, 0], atol=1e-6))
+        True
+    """
+
+    baseline: baselines.Baseline = "zero"
+    channels: Channels = "sum"
+
+    def compute(self, inputs: Tensor, target: Target) -> Computed:
+        """Maps `(N, C, H, W)`, and by how much their sum misses the difference of the scores."""
+        start = baselines.make(self.baseline, inputs, self.model)
+        maps, scores, before = deep_lift(self.model, inputs, [start], target, output=self.output)
+        return Computed(maps, {"convergence_delta": delta_of(maps, scores - before[:, 0], self.name)})
+
+    @classmethod
+    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+        return 2, 1
