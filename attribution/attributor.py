@@ -71,8 +71,8 @@ class Attributor(Configured):
         model: A `Model`, or a network, which is then wrapped without normalisation and bounds.
         output: Which score is explained: logit, probability, log_probability or margin.
         layer: Explains a layer's activation in the image's place: the rest of the network is the network then. A name as in
-            `model.layers()` (`"name@k"` for its k-th call).
-        at: The same by depth: "input", "middle" or "final", the last layer with a map.
+            `model.layers()` (`"name@k"` for its k-th call), or "auto": the last with a map that everything passes through.
+        at: The same by depth: "input", "middle" or "final", which is what "auto" finds.
         smooth: Standard deviation, in pixels, of a Gaussian that the map is smoothed with; 0: none.
     """
 
@@ -122,7 +122,8 @@ class Attributor(Configured):
         name = self.name or type(self).__name__
         if self.layer not in {None, "auto"} and self.at is not None:
             raise ValueError(f"{name}: layer={self.layer!r} and at={self.at!r}: give one of them")
-        inner = self.at not in {None, "input"} or self.layer not in {None, "input", "auto"}
+        named = self.layer not in {None, "input"} and not (self.layer == "auto" and self.layers == "own")
+        inner = self.at not in {None, "input"} or named
         if inner and self.layers == "none":
             raise ValueError(f"{name} does not run at a layer: leave layer and at away")
         if inner and not isinstance(self.model.network, nn.Module):
@@ -267,11 +268,12 @@ class Attributor(Configured):
 
     def _computed(self, images: Tensor, target: Target) -> Computed:
         """What the method makes of the images, or of a layer's activation."""
-        inner = self.layers == "head" and (self.layer is not None or self.at is not None)
-        name = (self.layer or self.model.place(self.at or "input", images)) if inner else "input"
+        model, name = self.model, "input"
+        if self.layers == "head":
+            depth = self.at or ("final" if self.layer == "auto" else None)
+            name = model.place(depth, images) if depth else self.layer or "input"
         if name == "input":
             return self.compute(images, target)
-        model = self.model
         model.layers(images)  # which shows it an image
         layout = model.layout(name)
         trunk, head = model.split(name)
@@ -282,6 +284,14 @@ class Attributor(Configured):
                 f"{self.name} explains {SHAPES['image']}, and layer {name!r} hands on {tuple(activation.shape)}"
             )
         made = self.within(head, (images.shape[2] / layout.grid[0], images.shape[3] / layout.grid[1]))
+
+        def through(x: Tensor) -> Tensor:
+            rows = target.rows if len(x) == len(images) else torch.zeros(len(x), dtype=torch.long)
+            out: Tensor = trunk.outputs(x, rows=rows, count=target.count)
+            return out
+
+        carried = self.carry(images, through)
+        made = type(made)(head, **{**made.params, **carried}) if carried else made
         native, details = made.compute(activation, target)
         if layout.form == "tokens":
             native = layout.maps(native if native.ndim == 3 else native[:, :, None])
@@ -303,6 +313,16 @@ class Attributor(Configured):
         ):
             params["baseline"] = "zero"  # an activation has no bounds; what is absent is 0
         return type(self)(head, **params)
+
+    def carry(self, images: Tensor, through: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Options that are images, as what the layer makes of them; none, where they are the activation's own.
+
+        Args:
+            images: What is explained.
+            through: Images `(N, C, H, W)` or `(1, C, H, W)` to the layer's activation.
+        """
+        del images, through
+        return {}
 
     def _reduce(self, maps: Tensor) -> Tensor:
         how: Channels = getattr(self, "channels", "sum")

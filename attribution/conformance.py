@@ -283,6 +283,7 @@ def check_model_untouched(case: Case) -> None:
     except ValueError as error:
         assert "callable" in str(error), f"a callable target that fails gave {error!r}"  # noqa: PT017  it refuses them all
     else:
+        # what does not look at the target cannot fail with it
         assert not case.cls.facts.tags["targeted"], "an exception in the target was swallowed"
     assert _state(network) == before, "the network was changed by a run that failed"
 

@@ -545,19 +545,30 @@ class Model:
         return self._learnt[at]
 
     @plainly
-    def activations(self, images: Tensor, layer: str) -> Tensor:
-        """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`."""
-        images = self.check(images)
-        self.refresh()
+    def activations(
+        self, images: Tensor, layer: str, *, rows: Tensor | None = None, count: int | None = None
+    ) -> Tensor:
+        """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`.
+
+        Args:
+            images: `(N, C, H, W)`.
+            layer: Its name.
+            rows: As in `outputs`, and
+            count: likewise.
+        """
+        if rows is None:
+            images = self.check(images)
+            self.refresh()
+        self._enter(images)
+        self._count = count or len(images)
         key = ("trunk", layer)
         if key not in self._splits:
             network = self._module("activations")
-            self._enter(images)
             with _lean.evaluating(network):
                 trunk = _layers.trunk(network, layer, self.forward)
             self._splits[key] = self._halves(trunk, trunk, layer)
             self._splits[key][0]._parent = self
-        out: Tensor = self._splits[key][0].outputs(images)
+        out: Tensor = self._splits[key][0].outputs(images, rows=rows, count=count)
         return out
 
     # -- layers --------------------------------------------------------------------------------------------------------
@@ -587,11 +598,16 @@ class Model:
         return found
 
     @plainly
-    def auto_layer(self, images: Tensor | None = None) -> str:
+    def auto_layer(self, images: Tensor | None = None, *, cut: bool = False) -> str:
         """Where class activation maps are read: the last layer with a map, before pooling.
 
         Where only the class token is read after the last block, no map of its tokens says anything of the class: then it is
         what stands before the last attention.
+
+        Args:
+            images: Needed only if the model has not seen one.
+            cut: Whether the rest of the network must run by itself: where a connection leads around that layer, it is
+                `place("final")` then.
 
         Raises:
             ValueError: There is none; the message lists what could be passed.
@@ -609,7 +625,8 @@ class Model:
             if name is None or _layers.layout(_layers.named(found, name), found, self.shape) is None:
                 raise _layers.none_found(found, self.shape, "no layer was found whose map leads to the output")
             self._learnt[key] = name
-        return str(self._learnt[key])
+        name = str(self._learnt[key])
+        return name if not cut or self._can_be_cut(name) else self.place("final")
 
     @plainly
     def place(self, at: Literal["input", "middle", "final"], images: Tensor | None = None) -> str:
@@ -650,11 +667,15 @@ class Model:
 
     def _can_be_cut(self, name: str) -> bool:
         """Whether the network can be cut at a layer whose map leads to the output."""
-        try:
-            self.split(name)
-        except ValueError:
-            return False
-        return self.layout(name).form != "tokens" or self._reaches(name)
+        key = ("cut", name, self.shape)
+        if key not in self._learnt:
+            try:
+                self.split(name)
+            except ValueError:
+                self._learnt[key] = False
+            else:
+                self._learnt[key] = self.layout(name).form != "tokens" or self._reaches(name)
+        return bool(self._learnt[key])
 
     def layout(self, layer: str) -> "_layers.Layout":
         """Where the map lies in what a layer hands on.
@@ -721,9 +742,13 @@ class Model:
         self._enter(images)
         self._prepare(images, target.rows, target.count)
         layout = self.layout(layer)
+        around = ("around", layer, self.shape)
         try:
-            trunk, head = self.split(layer)
+            trunk, head = self.split(layer) if around not in self._learnt else (None, None)
         except _layers.AroundError:
+            self._learnt[around] = True  # cutting is tried once
+            trunk = head = None
+        if trunk is None or head is None:
             return self._tapped(images, target, layer, work, output)
         tokens = layout if layout.form == "tokens" else _layers.Layout("first", layout.grid)
         found = []
