@@ -83,6 +83,7 @@ class Attributor(Configured):
     smooth: Annotated[float, Range(0)] = field(default=0.0, kw_only=True)
 
     layers: ClassVar[Layers] = "head"  # whether the base class runs it at layers, it does so by itself, or cannot
+    tried: ClassVar[str] = ""  # methods with the same word here run on the same networks, which only a trial can tell
 
     facts: ClassVar[Facts] = Facts("", "custom", "", tags={**TAGS})
     _budget: int | None = field(default=None, init=False)
@@ -141,7 +142,25 @@ class Attributor(Configured):
             return "it needs gradients, which autograd cannot take through this callable"
         if cls.facts.needs & {"layer", "attention"} and not isinstance(model.network, nn.Module):
             return "it needs the network's layers, and a bare callable has none"
-        return None
+        return cls._trial(model) if cls.tried and model.shape is not None else None
+
+    @classmethod
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def _trial(cls, model: Model) -> str | None:
+        """Why an arbitrary input of the shape last seen cannot be explained; tried once for each shape."""
+        key = ("tried", cls.tried, model.shape)
+        if key not in model._learnt and model.output_shape is not None:
+            model._learnt[key] = None  # what is made for the trial is not tried itself
+            one = model._blank().to(model.device or "cpu")
+            target = Target(torch.zeros(1, dtype=torch.long), model._count or 1, function=lambda out: out.flatten(1)[:, 0])
+            try:
+                with model.uncounted():
+                    cls(model, **({"layer": None} if cls.layers == "head" else {})).compute(one, target)
+            except ValueError as error:
+                model._learnt[key] = str(error)
+        reason: str | None = model._learnt.get(key)
+        return reason
 
     def _refusal(self) -> str | None:
         """Why this configuration cannot run on its model."""

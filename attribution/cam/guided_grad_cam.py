@@ -57,6 +57,8 @@ class GuidedGradCAM(Layered):
         torch.Size([1, 1, 8, 8])
     """
 
+    tried = "guided_grad_cam"
+
     resize: Resize = "bilinear"
     channels: Channels = "sum"
 

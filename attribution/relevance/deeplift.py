@@ -363,6 +363,8 @@ class DeepLift(Attributor):
         True
     """
 
+    tried = "deeplift"
+
     baseline: baselines.Baseline = "zero"
     channels: Channels = "sum"
 

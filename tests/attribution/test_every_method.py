@@ -15,7 +15,7 @@ def test_all_that_is_listed_runs_with_nothing_else_passed(zoo, name):
     model, x = Model(zoo.build(name, 0)), zoo.images(name, 1)
     model.outputs(x)
     listed = attribution.available(model=model)
-    assert len(listed) > 50
+    assert len(listed) > 60
     for method in listed:
         small = REGISTRY.find(method).facts.tags["small"]
         found = attribution.create(method, model, **small).explain(x)
