@@ -73,7 +73,7 @@ class ScoreCAM(ClassActivation):
         >>> from torch import nn
         >>> from attriscope import attribution
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> found = attribution.create("score_cam", network, top=2).explain(torch.rand(1, 3, 8, 8))
+        >>> found = attribution.create("score_cam", network, layer="0", top=2).explain(torch.rand(1, 3, 8, 8))
         >>> found.details["weights"].shape, int((found.details["weights"] != 0).sum()), int(found.forwards)
         (torch.Size([1, 4]), 2, 4)
     """
