@@ -436,14 +436,17 @@ def test_what_a_function_has_at_zero_is_a_bias(act):
 
 
 def test_zero_before_an_activation_gives_its_slope_there():
-    class Net(nn.Module):
-        def forward(self, x):
-            return functional.gelu(x - x[:, :1]).sum(1, keepdim=True)
+    for act, slope in ((functional.gelu, 0.5), (lambda x: functional.leaky_relu(x, 0.25), 0.25), (torch.tanh, 1.0)):
 
-    x = torch.tensor([[1.0, 1.0, 2.0]], dtype=torch.float64)  # 0, 0 and 1 go into the activation
-    found = run("lrp", Net(), x, bounds=None, kind="table", epsilon=0).maps
-    c = torch.tensor([0.5, 0.5, float(functional.gelu(torch.ones(1).double()))])
-    close(found, torch.tensor([[c[0] - c.sum(), c[1], 2 * c[2]]]).double(), 1e-6)  # the third is a secant from 1e-12
+        class Net(nn.Module):
+            def forward(self, x, act=act):
+                return act(x - x[:, :1]).sum(1, keepdim=True)
+
+        x = torch.tensor([[1.0, 1.0, 2.0]], dtype=torch.float64)  # 0, 0 and 1 go into the activation
+        found = run("lrp", Net(), x, bounds=None, kind="table", epsilon=0).maps
+        last = float(act(torch.ones(1).double()))
+        # the slope is that from 0 to a little below
+        close(found, torch.tensor([[slope - (2 * slope + last), slope, 2 * last]]).double(), 1e-6)
 
 
 def test_pooling_by_hand():
@@ -462,8 +465,9 @@ def test_pooling_by_hand():
 class Gated(nn.Module):
     """Squeeze and excitation without biases, with the gate seen through views."""
 
-    def __init__(self, gate=torch.sigmoid):
+    def __init__(self, gate=torch.sigmoid, *, last=True):
         super().__init__()
+        self.last = last
         self.conv, self.squeeze, self.head = (
             nn.Conv2d(3, 4, 3, bias=False),
             nn.Linear(4, 4, bias=False),
@@ -474,7 +478,7 @@ class Gated(nn.Module):
     def forward(self, x):
         x = self.conv(x).relu()
         gate = self.gate(self.squeeze(x.mean((2, 3)))).view(len(x), -1, 1, 1).expand_as(x)
-        return self.head((x * gate).mean((2, 3)))
+        return self.head((x * gate if self.last else gate * x).mean((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -487,6 +491,7 @@ def test_a_gated_signal_takes_all(gate):
     with torch.no_grad():
         signal = network.conv(x).relu()
         fixed = gate(network.squeeze(signal.mean((2, 3))))
+    close(run("lrp", seeded(lambda: Gated(gate, last=False)), x, 1, epsilon=0).maps, made.maps)
     leaf = x.clone().requires_grad_()
     out = network.head((network.conv(leaf).relu() * fixed[:, :, None, None]).mean((2, 3)))
     close(made.maps, x * torch.autograd.grad(out[:, 1].sum(), leaf)[0])
@@ -596,8 +601,8 @@ class Normalised(nn.Module):
             x = (x - self.mean) / self.std
         elif self.how == "in place":
             x = x.clone().sub_(self.mean).div_(self.std)
-        elif self.how == "negative":
-            x = (self.mean - x) * (-1 / self.std)
+        elif self.how == "negative":  # for a first layer of the other sign
+            x = (self.mean - x) / self.std
         else:
             x = torch.stack(
                 [(c - m) / s for c, m, s in zip(x.unbind(1), self.mean.flatten(), self.std.flatten(), strict=True)], 1
@@ -612,6 +617,7 @@ def test_who_normalises_and_pads_makes_no_difference(how):
     inside = copy.deepcopy(network)
     if how == "negative":
         inside[0].padding = (0, 0)
+        inside[0].weight.neg_()
     inside = Normalised(inside, how).double()
     for name in [*PRESETS, "excitation_backprop"]:
         expected = run(name, network, x, 1, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)).maps
@@ -651,6 +657,32 @@ def test_an_image_that_skips_ahead_is_counted():
 class Total(nn.Module):
     def forward(self, x):
         return x.sum(1, keepdim=True)
+
+
+def test_what_is_no_change_of_unit():
+    class Net(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.conv, self.first = nn.Conv2d(3, 2, 3), first
+
+        def forward(self, x):
+            return self.conv(self.first(x)).relu().mean((2, 3))
+
+    x, picture = images(2), images(1, seed=5)
+    plain = seeded(lambda: Net(lambda x: x))
+    # a picture that is taken away keeps its share: pixels count from zero
+    found = run("lrp", seeded(lambda: Net(lambda x: x - picture)), x, 1, epsilon=0).maps
+    other = run("lrp", plain, x - picture, 1, bounds=None, epsilon=0).maps
+    close(found, other / (x - picture) * x)
+    # of a square, a half goes to each factor, and the layer behind it sees no pixels
+    found = run("lrp_z_box", seeded(lambda: Net(lambda x: x * x)), x, 1).maps
+    close(found, run("lrp_zplus", plain, x * x, 1).maps)
+    # what is divided by gets nothing
+    found = run(
+        "lrp", seeded(lambda: Net(lambda x: torch.cat([x[:, :2], 2 / (x[:, 2:] + 1)], 1))), x, 1, epsilon=0
+    ).maps
+    other = run("lrp", plain, torch.cat([x[:, :2], 2 / (x[:, 2:] + 1)], 1), 1, bounds=None, epsilon=0).maps
+    close(found, torch.cat([other[:, :2], torch.zeros_like(x[:, 2:])], 1))
 
 
 def test_an_activation_in_place_on_the_image():
