@@ -153,11 +153,12 @@ class Attributor(Configured):
         if key not in model._learnt and model.output_shape is not None:
             model._learnt[key] = None  # what is made for the trial is not tried itself
             one = model._blank().to(model.device or "cpu")
-            target = Target(torch.zeros(1, dtype=torch.long), model._count or 1, function=lambda out: out.flatten(1)[:, 0])
+            target = Target(torch.zeros(1, dtype=torch.long), model._count or 1, function=_first)
             try:
                 with model.uncounted():
-                    cls(model, **({"layer": None} if cls.layers == "head" else {})).compute(one, target)
-            except ValueError as error:
+                    made = cls(model, layer=None) if cls.layers == "head" else cls(model)
+                    made.compute(one, target)
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 model._learnt[key] = str(error)
         reason: str | None = model._learnt.get(key)
         return reason
@@ -352,6 +353,11 @@ class Attributor(Configured):
         if how is None or tuple(maps.shape[2:]) == size:
             return maps
         return resize(maps, size, how)
+
+
+def _first(outputs: Tensor) -> Tensor:
+    """The first of each image's outputs: the target of a trial."""
+    return outputs.reshape(len(outputs), -1)[:, 0]
 
 
 def reduce_channels(maps: Tensor, how: Channels) -> Tensor:

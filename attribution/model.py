@@ -174,7 +174,8 @@ class Model:
             adapter = network.outputs[0] if adapter is None and len(network.outputs) > 1 else adapter
         self.network, self.mean, self.std, self.bounds = network, mean, std, bounds
         self.activation, self.kind, self.adapter = activation, kind, adapter
-        self.forward = dict(forward or {})
+        # constants of the network: nothing differentiates them, wherever they were made
+        self.forward = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in (forward or {}).items()}
         self.batch_size, self.fast = batch_size, fast
         self._fingerprint = fingerprint
         self.backend = backend
@@ -754,7 +755,7 @@ class Model:
         found = []
         at = 0
         while at < len(images):
-            part = slice(at, min(at + self.batch("gradient"), len(images)))
+            part = slice(at, min(at + head.batch("gradient"), len(images)))
             activation = trunk.outputs(images[part], rows=target.rows[part], count=target.count)
             scores, gradients = head.gradients(activation, target.take(part), output=output)
             found.append(work(part, tokens.maps(activation), tokens.maps(gradients), scores))
@@ -776,7 +777,9 @@ class Model:
         def look(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Any:
             kept.clear()
             score = read(run(x.detach()), target.take(part), output, self.activation)
-            (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
+            gradient = None
+            if score.requires_grad:  # otherwise the layer does not lead to the output
+                (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
             gradient = torch.zeros_like(kept[0]) if gradient is None else gradient
             with torch.no_grad():
                 return work(part, layout.maps(kept[0].detach()), layout.maps(gradient), score.detach())
@@ -821,6 +824,9 @@ class Model:
                 trunk, rest = _layers.FirstTrunk(trunk), _layers.FirstHead(rest)
             if head is not None:
                 trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
+            shapes = [k[3] for k in self._splits if len(k) == 4]
+            if self.shape not in shapes:  # halves for the shape seen last and this one: each has weights of its own
+                self._splits = {k: v for k, v in self._splits.items() if len(k) != 4 or k[3] == shapes[-1]}
             self._splits[key] = self._halves(trunk, rest, at)
             self._splits[key][0]._cells = None if grid is None else (rows, columns)
         return self._splits[key]
@@ -1072,7 +1078,7 @@ class Model:
 
     def pixels(self, values: Sequence[float] | Tensor | float | None) -> Tensor:
         """Per-channel values shaped to stand beside a batch of inputs: `(1, C, 1, 1)`, `(1, F)` or `(1, 1, D)`."""
-        tensor = torch.as_tensor(0.0 if values is None else values, dtype=torch.float32)
+        tensor = torch.as_tensor(0.0 if values is None else values, dtype=torch.float64)
         if self.kind == "table":
             return tensor.reshape(1, -1)
         return tensor.reshape(1, -1, 1, 1) if self.kind == "image" else tensor.reshape(1, 1, -1)
@@ -1129,6 +1135,12 @@ class Model:
             raise ValueError(
                 f"the network returned shape {tuple(both.shape)} for {len(pair)} images and {tuple(single.shape)} for one: "
                 "its first axis must be the batch"
+            )
+        if single.shape[1:] != both.shape[1:]:
+            raise ValueError(
+                f"an output of shape {tuple(single.shape[1:])} for one image is {tuple(both.shape[1:])} for two: a tensor in "
+                "forward= with as many rows as there are images follows them, row by row; one that does not, prompts say, "
+                "is better held by the network, as a buffer"
             )
         self.output_shape = tuple(single.shape[1:])
         if _distance(single, both[:1]) > 1e-3:

@@ -125,7 +125,7 @@ def _index(target: TargetLike, count: int, sizes: list[int]) -> Tensor:
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise ValueError(f"target is a {target.dtype} tensor: pass class numbers, as target.long()")
-        index = target.detach().cpu().long()
+        index = target.detach().cpu().long().clone()  # one of inference mode could serve no gradient
         index = index.reshape(1, 1).expand(count, 1) if index.ndim == 0 else index
         return index.reshape(len(index), -1)
     if target is None:

@@ -72,3 +72,97 @@ def test_a_map_at_a_layer_is_the_method_on_what_follows(zoo):
     torch.testing.assert_close(found.native, by_hand)
     assert found.details["layer"] == "layer2"
     assert found.maps.shape == (2, 1, *x.shape[2:])
+
+
+def test_one_number_for_each_image_is_tried_too():
+    """Whether the LRP family runs is found by a trial, whatever the outputs' shape."""
+
+    class Value(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten())
+
+        def forward(self, x):
+            return self.body(x).mean(1)
+
+    model = Model(Value(), bounds=None)
+    model.outputs(torch.rand(2, 3, 8, 8))
+    assert {"lrp", "deeplift", "guided_backprop"} <= set(attribution.available(model=model))
+
+
+def test_an_operation_without_a_rule_is_told_before_anything_runs():
+    class Swish(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x.sigmoid()
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            s = x.sigmoid()
+            return g * s * (1 + x * (1 - s))
+
+    class Hidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(Swish.apply(self.conv(x)).mean((2, 3)))
+
+    model, x = Model(Hidden(), bounds=None, fast=False), torch.rand(2, 3, 8, 8)  # a trace would look into it
+    model.outputs(x)
+    listed = attribution.available(model=model)
+    assert "integrated_gradients" in listed
+    assert not {"lrp", "deeplift", "guided_backprop", "deconvnet"} & set(listed)
+    with pytest.raises(ValueError, match="Swish"):
+        attribution.create("deeplift", model)
+
+
+@pytest.mark.parametrize("method", ["gradient", "lrp", "deeplift", "grad_cam"])
+def test_labels_made_in_inference_mode_serve_gradients(networks, images, method):
+    network, x = networks.cnn(), images(2)
+    with torch.inference_mode():
+        labels = network(x).argmax(1)
+    made = attribution.create(method, network)
+    assert torch.equal(made.attribute(x, labels), made.attribute(x, labels.tolist()))
+
+
+def test_a_tensor_with_as_many_rows_as_images_must_follow_them():
+    """Prompts, say: one for each class, and by chance as many as images."""
+
+    class Prompted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 6, 3)
+
+        def forward(self, x, text):
+            return self.conv(x).mean((2, 3)) @ text.T
+
+    model = Model(Prompted(), bounds=None, forward={"text": torch.rand(5, 6)})
+    assert attribution.create("gradient", model).attribute(torch.rand(4, 3, 8, 8), 3).shape == (4, 1, 8, 8)
+    other = Model(Prompted(), bounds=None, forward={"text": torch.rand(5, 6)})
+    with pytest.raises(ValueError, match="as many rows as there are images"):
+        attribution.create("gradient", other).attribute(torch.rand(5, 3, 8, 8), 0)
+
+
+def test_halves_are_not_kept_for_every_size_of_image(networks):
+    model = Model(networks.cnn())
+    for side in range(8, 20):
+        attribution.create("grad_cam", model).attribute(torch.rand(1, 3, side, side), 0)
+    assert len(model._splits) <= 2
+
+
+def test_a_layer_that_leads_nowhere_gets_a_map_of_zeros():
+    class Aside(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.aux, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 1), torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.conv(x)
+            self.aux(x)
+            return self.fc(x.mean((2, 3)))
+
+    assert not attribution.create("grad_cam", Aside(), layer="aux").attribute(torch.rand(1, 3, 8, 8), 0).any()
