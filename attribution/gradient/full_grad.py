@@ -97,7 +97,7 @@ class Place(NamedTuple):
         """
         if n == 1 or self == (0, False):
             return values.reshape(n, -1)
-        parts = values.unflatten(self.axis, (-1, n) if self.inner else (n, -1))
+        parts: Tensor = values.unflatten(self.axis, (-1, n) if self.inner else (n, -1))
         return parts.movedim(self.axis + self.inner, 0).flatten(1)
 
 
