@@ -192,19 +192,23 @@ def _mixed(first: list[Tensor], x: Tensor, noise: Tensor, model: Model) -> str |
     for a, b, two in zip(first, second, both, strict=True):
         if not a.numel() == b.numel() == two.numel() / 2:
             return CHANGING
-        alone = torch.cat([heads(a, 1), heads(b, 1)])
-        inside = float((heads(two, 2) - alone).abs().max())
-        outside = float((heads(two, alone.shape[1]).transpose(0, 1) - alone).abs().max())
-        # what fits better; where all are alike both do, up to rounding
-        if inside > max(2 * outside, 16 * torch.finfo(two.dtype).eps * float(alone.max())):
+        if _outside(two, torch.cat([heads(a, 1), heads(b, 1)])):
             return MIXED
     return None
+
+
+def _outside(both: Tensor, alone: Tensor) -> bool:
+    """Whether an attention of two images is theirs alone, `(2, heads, T, T)`, only with the heads outside of the images."""
+    inside = float((heads(both, 2) - alone).abs().max())
+    outside = float((heads(both, alone.shape[1]).transpose(0, 1) - alone).abs().max())
+    # what fits better; where all are alike both do, up to rounding
+    return inside > max(2 * outside, 16 * torch.finfo(both.dtype).eps * float(alone.max()))
 
 
 def _behind(read: Tensor, prefix: int) -> bool:
     """Whether the head reads a few tokens that are neither the first ones nor all patches, or all tokens but the last ones."""
     patches = len(read) - prefix
-    if prefix == 0 or bool(read[prefix:].all()) or bool(read[:prefix].any() and not read[:patches].all()):
+    if bool(read[prefix:].all()) or bool(read[:prefix].any() and not read[:patches].all()):
         return False
     return int(read.sum()) <= prefix or bool(read[:patches].all() and not read[patches:].any())
 

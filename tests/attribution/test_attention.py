@@ -747,6 +747,23 @@ def test_heads_that_are_all_alike_are_not_refused(networks, images):
     assert create("rollout", network).attribute(images(2, 3, 8, 12), 1).shape == (2, 1, 8, 12)
 
 
+def test_heads_are_outside_where_only_so_two_images_are_what_they_are_alone():
+    alone = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    inside, outside = alone.flatten(0, 1), alone.transpose(0, 1).flatten(0, 1)
+    assert not _attention._outside(inside, alone)
+    assert _attention._outside(outside, alone)
+    assert _attention._outside(outside + 1e-3, alone)
+    noise = 0.3 * torch.rand(inside.shape, generator=torch.Generator().manual_seed(1))
+    assert not _attention._outside(inside + noise, alone)  # half precision differs with the size of the batch
+    alike = torch.full_like(alone, 0.25)
+    rounded = alike.flatten(0, 1).clone()
+    rounded[0, 0, 0] += 1e-7
+    assert not _attention._outside(rounded, alike)
+    alike[0, 0, 0, 0] += 1e-7  # fits better with the heads outside, by less than rounding
+    alike[0, 1, 0, 0] += 1e-7
+    assert not _attention._outside(alike.transpose(0, 1).flatten(0, 1), alike)
+
+
 class Behind(Written):
     """Class tokens, registers or whatever stand behind the patches."""
 
