@@ -34,6 +34,15 @@ CHANGING = (
     "its attention stays within windows, or its tokens change from layer to layer, and attention methods follow one set of "
     "tokens through all layers: use grad_cam or integrated_gradients"
 )
+MIXED = (
+    "its attention has the heads outside of the images in one axis, and attention methods need each image's heads side by "
+    "side, (images * heads, tokens, tokens): use integrated_gradients"
+)
+LAST = (
+    "the tokens that its head reads stand behind the patches, and attention methods take the last tokens for the patches: put "
+    "class tokens first, or use integrated_gradients"
+)
+FRONT = 8  # tokens before the patches, at most
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,10 @@ def _explore(x: Tensor, run: Callable[[Tensor], Any], model: Model) -> Layout | 
     windows = any(p.ndim == 4 and len(p) > 1 for p in found)
     if windows or not recorder.whole or len({p.shape[-1] for p in found}) > 1:
         return CHANGING
+    if any(p.ndim == 3 and len(p) > 1 for p in found):
+        reason = _mixed([p.detach() for p in found], x, noise.detach(), model)
+        if reason is not None:
+            return reason
     tokens = found[0].shape[-1]
     if x.ndim == 4:
         grid = _grid(recorder.grids, (x.shape[2], x.shape[3]), tokens)
@@ -155,17 +168,60 @@ def _explore(x: Tensor, run: Callable[[Tensor], Any], model: Model) -> Layout | 
         grid, patches = None, x.shape[1] if x.shape[1] <= tokens else None
     if patches is None:
         return f"its {tokens} tokens cannot be laid out over an input of shape {tuple(x.shape[1:])}: use integrated_gradients"
-    return Layout(len(found), tokens, tokens - patches, grid, _read(out, found[-1]))
+    read = _read(out, found[-1])
+    if _behind(read, tokens - patches):
+        return LAST
+    return Layout(len(found), tokens, tokens - patches, grid, read)
+
+
+def _mixed(first: list[Tensor], x: Tensor, noise: Tensor, model: Model) -> str | None:
+    """Whether heads and images are one axis with the heads outside: by two images, alone and together."""
+    low, high = model.bounds or (0.0, 1.0)
+    other = uniforms(0, 1, x.numel(), start=1).reshape(x.shape).to(x) * (high - low) + low
+    runs = []
+    for images in (other, torch.cat([noise, other])):
+        with _unsaved(), Recorder(len(images), Tensor.clone) as recorder:
+            try:
+                model.try_out(model._plain_engine(), images.requires_grad_())
+            except (RuntimeError, ValueError):
+                return None  # it takes one image at a time: there is nothing to mix
+        runs.append(recorder.found)
+    second, both = runs
+    if not len(first) == len(second) == len(both):
+        return CHANGING
+    for a, b, two in zip(first, second, both, strict=True):
+        if not a.numel() == b.numel() == two.numel() / 2:
+            return CHANGING
+        if _outside(two, torch.cat([heads(a, 1), heads(b, 1)])):
+            return MIXED
+    return None
+
+
+def _outside(both: Tensor, alone: Tensor) -> bool:
+    """Whether an attention of two images is theirs alone, `(2, heads, T, T)`, only with the heads outside of the images."""
+    inside = float((heads(both, 2) - alone).abs().max())
+    outside = float((heads(both, alone.shape[1]).transpose(0, 1) - alone).abs().max())
+    # what fits better; where all are alike both do, up to rounding
+    return inside > max(2 * outside, 16 * torch.finfo(both.dtype).eps * float(alone.max()))
+
+
+def _behind(read: Tensor, prefix: int) -> bool:
+    """Whether the head reads a few tokens that are neither the first ones nor all patches, or all tokens but the last ones."""
+    patches = len(read) - prefix
+    if bool(read[prefix:].all()) or bool(read[:prefix].any() and not read[:patches].all()):
+        return False
+    return int(read.sum()) <= prefix or bool(read[:patches].all() and not read[patches:].any())
 
 
 def _grid(seen: list[tuple[int, int]], size: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-    """The largest map that was met with no more places than tokens; where none was met, square patches that fill the image."""
-    fitting = [g for g in seen if prod(g) <= tokens]
-    if not seen:
-        sides = [p for p in range(1, min(size) + 1) if size[0] % p == 0 and size[1] % p == 0]
-        cut = [(size[0] // p, size[1] // p) for p in sides]
-        fitting = [g for g in cut if tokens - 8 <= prod(g) <= tokens]  # a few tokens in front of them
-    return max(fitting, key=prod, default=None)
+    """A map that was met, or, where none was, square patches that fill the image: what leaves the fewest tokens in front.
+
+    Where a map that was met would leave some in front and square patches fewer, it is another map, as of a thumbnail.
+    """
+    sides = [p for p in range(1, min(size) + 1) if size[0] % p == 0 and size[1] % p == 0]
+    cut = [(size[0] // p, size[1] // p) for p in sides]
+    met, cut = ([g for g in grids if tokens - FRONT <= prod(g) <= tokens] for grids in (seen, cut))
+    return None if seen and not met else max(met + cut, key=prod, default=None)
 
 
 def _read(out: Any, last: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._parameters import Count, Range, Seed
 from ..attributor import REGISTRY, Attributor, Channels, create, reduce_channels
+from ..baselines import gaussian_blur
 from ..intervals import student
 from ..model import map_type
 from ..randomness import gaussians
@@ -71,7 +72,7 @@ def noisy(
         # nobody meets these copies again: to keep their scores for others would only fill memory
         shared, model.shared = model.shared, None
         try:
-            maps, details = base.compute(points, target.take(rows.to(target.rows.device)))
+            maps, details = base._computed(points, target.take(rows.to(target.rows.device)))
         finally:
             model.shared = shared
         delta = details.get("convergence_delta")
@@ -224,7 +225,9 @@ class Noisy(Attributor):
         return reduce_channels(maps, self._how) if maps.ndim == 4 else maps
 
     def _resize(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
-        return self.base._resize(maps, size)
+        """As the method that is asked does it, which may smooth its maps too."""
+        maps = self.base._resize(maps, size)
+        return gaussian_blur(maps, self.base.smooth) if self.base.smooth else maps
 
 
 class Wrapping(Noisy):
@@ -234,6 +237,8 @@ class Wrapping(Noisy):
         output: Which score, for a method that is given by its name.
         method: What is asked: the name of a method, with its defaults and this `output`, or an attributor, whose
             configuration is put on this model and whose `output` must be this one's. Each copy costs what the method does.
+            A `layer` or `at` of its own is where each copy is explained; its `smooth`, like its `resize`, comes after the
+            mean or the variance.
     """
 
     method: str | Attributor = "gradient"

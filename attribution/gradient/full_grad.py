@@ -1,7 +1,7 @@
 """FullGrad: what the input and every layer's bias add to the score, each as a map, summed."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .._parameters import Count, Range, Seed
 from .._rules import Apply, Rules
 from ..attributor import Attributor, Computed, Resize, register, resize
 from ..model import Model, map_type
-from ..randomness import gaussians
+from ..randomness import gaussians, uniforms
 from ..targets import Output, Target, read
 from ._noise import deviations
 
@@ -21,16 +21,23 @@ class Biases(Rules):
     """Tells how much each bias adds to the score: on the way back, as soon as a layer's gradient is there.
 
     Args:
-        count: Images in the batch; of every layer the first axis is theirs, alone or with windows of each one behind.
+        count: Images in the batch.
         tell: Gets the number of the layer in the order of calls, its gradient and its bias beside it, and whether the
             layer is a spatial one, `(n, K, h, w)`.
+        outputs: Gets what the layers return, if it is given.
+
+    Attributes:
+        unsure: Whether a layer's shape leaves open which of its values are whose.
     """
 
     opens_attention = True  # for the biases of its projections
 
-    def __init__(self, count: int, tell: Callable[[int, Tensor, Tensor, bool], None]) -> None:
+    def __init__(
+        self, count: int, tell: Callable[[int, Tensor, Tensor, bool], None], outputs: list[Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.count, self.tell = count, tell
+        self.count, self.tell, self.outputs = count, tell, outputs
+        self.unsure = False
         self.layers = self.spatial = 0
 
     def linear(self, apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
@@ -60,6 +67,10 @@ class Biases(Rules):
             return out
         bias, number = bias.detach().expand(out.shape[1:] if bias.ndim < out.ndim else (1, *out.shape[1:])), self.layers
         self.layers += 1
+        first = len(out) == self.count and self.count not in out.shape[1:-1]
+        self.unsure |= self.count > 1 and not spatial and not first
+        if self.outputs is not None:
+            self.outputs.append(out.detach().clone())
         out.register_hook(lambda gradient: self.tell(number, gradient, bias, spatial))
         return out
 
@@ -69,6 +80,57 @@ def scaled(terms: Tensor) -> Tensor:
     sizes = terms.abs()
     low, high = (getattr(sizes.flatten(1), end)(1)[:, None, None, None] for end in ("amin", "amax"))
     return torch.where(high > low, (sizes - low) / (high - low), 0.0).sum(1, keepdim=True)
+
+
+class Place(NamedTuple):
+    """Where a layer has its images: in which axis, and whether they are the inner part of it, as in `(T * n, D)`."""
+
+    axis: int = 0
+    inner: bool = False
+
+    def apart(self, values: Tensor, n: int) -> Tensor:
+        """The values of each image, `(n, -1)`.
+
+        Example:
+            >>> Place(1).apart(torch.tensor([[1, 2], [3, 4]]), 2).tolist()  # a sequence of two tokens, of two images
+            [[1, 3], [2, 4]]
+        """
+        if n == 1 or self == (0, False):
+            return values.reshape(n, -1)
+        parts: Tensor = values.unflatten(self.axis, (-1, n) if self.inner else (n, -1))
+        return parts.movedim(self.axis + self.inner, 0).flatten(1)
+
+
+def places(model: Model, x: Tensor) -> list[Place]:
+    """Where each layer with a bias has its images: found out on noise, by two images alone and together.
+
+    Args:
+        model: The model.
+        x: What such images are like, `(n, C, H, W)`.
+
+    Returns:
+        In the order of calls; none, if the layers change from image to image.
+    """
+    low, high = model.bounds or (0.0, 1.0)
+    noise = uniforms(0, 2, x[0].numel()).reshape(2, *x.shape[1:]).to(x) * (high - low) + low
+    runs: list[list[Tensor]] = []
+    for images in (noise[:1], noise[1:], noise):
+        runs.append([])
+        with torch.enable_grad(), Biases(len(images), lambda *_: None, runs[-1]):
+            model.try_out(model._plain_engine(), images.clone().requires_grad_())
+    if len({len(run) for run in runs}) > 1:
+        return []
+    return [_place(torch.stack((a, b)), both) for a, b, both in zip(*runs, strict=True)]
+
+
+def _place(alone: Tensor, both: Tensor) -> Place:
+    """The place that tells two images apart as they are alone, `(2, ...)`."""
+    shape, errors = alone.shape[1:], {}
+    for axis in range(both.ndim):
+        if both.shape == (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]):
+            for place in (Place(axis), Place(axis, inner=True)):
+                errors[place] = float((place.apart(both, 2) - alone.flatten(1)).abs().max())
+    return min(errors, key=lambda p: errors[p], default=Place())
 
 
 def full_grad(
@@ -96,6 +158,7 @@ def full_grad(
     Raises:
         ValueError: No layer has a spatial map.
     """
+    known: list[Place] = []
 
     def work(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
         n, kind, size = len(x), map_type(x), (int(x.shape[2]), int(x.shape[3]))
@@ -115,7 +178,8 @@ def full_grad(
 
             def tell(number: int, gradient: Tensor, bias: Tensor, spatial: bool, total: Tensor = total) -> None:
                 terms = gradient.to(kind) * bias
-                total += terms.reshape(n, -1).sum(1)
+                place = known[number] if number < len(known) else Place()
+                total += place.apart(terms, n).sum(1)
                 if spatial:
                     put(number, terms if weighted else gradient.to(kind))
 
@@ -128,6 +192,8 @@ def full_grad(
                     "full_grad sums maps of convolutions and batch norms of shape (N, K, h, w), and this network has none: "
                     "use input_x_gradient"
                 )
+            if rules.unsure and not known:
+                known.extend(places(model, x.detach()))
             score = read(out, target.take(part), output, model.activation)
             (gradient,) = torch.autograd.grad(score.sum(), leaf)
             terms = (gradient * (leaf.detach() - own)).to(kind)

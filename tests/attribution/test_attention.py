@@ -707,6 +707,114 @@ def test_torch_s_own_encoder_is_read(networks, images):
         assert found.details == {"layers": 2, "prefix": 0, "grid": (2, 3)}
 
 
+class Merged(nn.Module):
+    """Attention whose images and heads are one axis, with the heads outside or inside of the images."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.patch, self.qkv, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).mT
+        n = len(x)
+        if self.how == "outside":
+            q, k, v = (torch.cat(z.split(4, 2), 0) for z in self.qkv(x).chunk(3, -1))
+        else:
+            q, k, v = (z.unflatten(2, (2, 4)).transpose(1, 2).flatten(0, 1) for z in self.qkv(x).chunk(3, -1))
+        y = (q @ k.mT).softmax(-1) @ v
+        y = torch.cat(y.split(n, 0), 2) if self.how == "outside" else y.unflatten(0, (n, 2)).transpose(1, 2).flatten(2)
+        return self.head((x + y).mean(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [1, 3])
+def test_heads_outside_of_the_images_are_refused_and_inside_are_read(name, n, networks, images):
+    outside, inside = (
+        networks.quiet(lambda h=how: networks.lively(Merged(h))).double() for how in ("outside", "inside")
+    )
+    x = images(n, 3, 8, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"heads outside of the images in one axis.*use integrated_gradients"):
+        create(name, outside).attribute(x, 1)
+    together = create(name, Model(inside, batch_size=8)).attribute(x, 1)
+    torch.testing.assert_close(together, create(name, Model(inside, batch_size=1)).attribute(x, 1), **DOUBLE)
+
+
+def test_heads_that_are_all_alike_are_not_refused(networks, images):
+    network = networks.quiet(lambda: networks.lively(Merged("inside")))
+    with torch.no_grad():
+        network.qkv.weight[:16] = 0
+    assert create("rollout", network).attribute(images(2, 3, 8, 12), 1).shape == (2, 1, 8, 12)
+
+
+def test_heads_are_outside_where_only_so_two_images_are_what_they_are_alone():
+    alone = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    inside, outside = alone.flatten(0, 1), alone.transpose(0, 1).flatten(0, 1)
+    assert not _attention._outside(inside, alone)
+    assert _attention._outside(outside, alone)
+    assert _attention._outside(outside + 1e-3, alone)
+    noise = 0.3 * torch.rand(inside.shape, generator=torch.Generator().manual_seed(1))
+    assert not _attention._outside(inside + noise, alone)  # half precision differs with the size of the batch
+    alike = torch.full_like(alone, 0.25)
+    rounded = alike.flatten(0, 1).clone()
+    rounded[0, 0, 0] += 1e-7
+    assert not _attention._outside(rounded, alike)
+    alike[0, 0, 0, 0] += 1e-7  # fits better with the heads outside, by less than rounding
+    alike[0, 1, 0, 0] += 1e-7
+    assert not _attention._outside(alike.transpose(0, 1).flatten(0, 1), alike)
+
+
+class Behind(Written):
+    """Class tokens, registers or whatever stand behind the patches."""
+
+    def forward(self, x):
+        y = self.patch(x).flatten(2).mT
+        y = torch.cat([y, self.tokens.expand(len(x), -1, -1)], 1) + self.position[:, : y.shape[1] + self.prefix]
+        y = self.norm(self.blocks(y))
+        patches = y.shape[1] - self.prefix
+        return self.head(
+            {"token": y[:, -1], "tokens": y[:, patches:].mean(1), "mean": y[:, :patches].mean(1)}[self.pool]
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("pool", "prefix"), [("token", 1), ("token", 2), ("tokens", 2), ("mean", 1)])
+def test_tokens_behind_the_patches_are_refused(name, pool, prefix, networks, images):
+    network = networks.quiet(lambda: networks.lively(Behind(pool=pool, prefix=prefix)))
+    with pytest.raises(ValueError, match=r"stand behind the patches.*put class tokens first"):
+        create(name, network).attribute(images(2, 3, 8, 12), 1)
+
+
+def test_a_head_may_read_few_patches_or_all_tokens():
+    def behind(read, prefix):
+        return _attention._behind(torch.tensor(read, dtype=torch.bool), prefix)
+
+    assert not behind([0, 0, 1], 0)  # of tokens alone, the last
+    assert not behind([1, 1, 1, 1], 1)
+    assert not behind([0, 1, 1], 1)
+    assert not behind([0, 0, 0, 1, 1], 3)  # fewer patches than others
+    assert not behind([1, 0, 0, 0, 0], 1)
+    assert not behind([0, 1, 1, 0, 0], 1)
+    assert behind([0, 0, 0, 0, 1], 1)
+    assert behind([1, 1, 1, 1, 0], 1)
+
+
+@pytest.mark.parametrize("cells", [(2, 2), (1, 2)])
+def test_an_unrelated_map_is_no_grid_of_patches(cells, networks, images):
+    class Thumbnail(Written):
+        def forward(self, x):
+            small = functional.adaptive_avg_pool2d(x, cells)
+            return super().forward(x) + small.mean((1, 2, 3))[:, None]
+
+    network = networks.quiet(lambda: networks.lively(Thumbnail(patch="unfold", prefix=0, pool="mean")))
+    x = images(2, 3, 12, 16)
+    if cells == (2, 2):  # eight tokens in front of four would be possible
+        assert create("rollout", network).explain(x, 1).details == {"layers": 2, "prefix": 0, "grid": (3, 4)}
+    else:
+        with pytest.raises(ValueError, match="its 12 tokens cannot be laid out"):
+            create("rollout", network).attribute(x, 1)
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 

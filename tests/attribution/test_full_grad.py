@@ -242,6 +242,49 @@ def test_layers_of_tokens_and_windows_tell_their_images_apart(zoo, name):
         close(alone.details["completeness"], together.details["completeness"][i : i + 1], 1e-7)
 
 
+class Sequence(nn.Module):
+    """Tokens of a convolution, with the sequence before the batch, or with both in one axis."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.patch, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 3)
+        if how == "encoder":
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=False, dropout=0.0)
+        else:
+            self.layer = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+
+    def forward(self, x):
+        y = self.patch(x)
+        n = len(y)
+        if self.how == "grid":
+            return self.head(self.layer(y.permute(2, 3, 0, 1)).mean((0, 1)))
+        y = y.flatten(2).permute(2, 0, 1)
+        if self.how == "flat":
+            return self.head(self.layer(y.flatten(0, 1)).unflatten(0, (-1, n)).mean(0))
+        if self.how == "batch_first":
+            return self.head(self.layer(y.transpose(0, 1)).mean(1))
+        return self.head(self.layer(y).mean(0))
+
+
+@pytest.mark.parametrize("how", ["encoder", "tokens", "grid", "flat", "batch_first"])
+@pytest.mark.parametrize("n", [2, 3, 4])  # of four tokens, two by two
+@pytest.mark.parametrize("method", ["full_grad", "smooth_full_grad"])
+def test_layers_with_the_sequence_first_tell_their_images_apart(networks, images, how, n, method):
+    network = networks.quiet(lambda: networks.lively(Sequence(how))).double().eval()
+    x, more = images(n, 3, 8, 8, dtype=torch.float64), {} if method == "full_grad" else {"samples": 2}
+    together = explain(network, x, 1, method, **more)
+    assert together.forwards.tolist() == together.backwards.tolist() == [more.get("samples", 1)] * n
+    for i in range(n):
+        alone = explain(network, x[i : i + 1], 1, method, **more)
+        close(alone.maps, together.maps[i : i + 1])
+        # of a residual relative to a score that may be small
+        if how == "encoder":
+            close(alone.details["completeness"], together.details["completeness"][i : i + 1], 1e-7)
+    if how != "encoder":  # ReLUs alone: nothing is left over
+        assert float(together.details["completeness"].max()) < EXACT
+
+
 # -- noise -------------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from attriscope import attribution
 from attriscope.attribution import Model
+from attriscope.attribution.baselines import gaussian_blur
 from attriscope.attribution.gradient._noise import STREAM, Moments, deviations, noisy
 from attriscope.attribution.randomness import gaussians
 from captum import attr as captum
@@ -401,6 +402,57 @@ def test_a_coarse_map_arrives_resized_as_the_method_does_it(networks, images):
         assert found.maps.shape == (2, 1, size, size)
         assert found.details["half_width"].shape == (2, 1, 4, 4)
         close(found.maps, base._resize(found.native, (8, 8)), 1e-6)
+
+
+INSIDE = [{"layer": "2"}, {"at": "final"}, {"smooth": 1.5}, {"layer": "3", "smooth": 0.8}]
+
+
+@pytest.mark.parametrize("more", INSIDE)
+@pytest.mark.parametrize("method", ["gradient", "integrated_gradients", "occlusion"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_keeps_its_layer_and_its_smoothing(networks, images, name, method, more):
+    network, x = networks.cnn().double(), images(3, dtype=torch.float64)
+    base = attribution.create(method, Model(network, bounds=None), **SMALL.get(method, {}), **more)
+    made = attribution.create(name, Model(network, batch_size=2), method=base, samples=3, noise=0.2, channels="keep")
+    assert made.method == base
+    found = made.explain(x, [1, 2, 0])
+    parts = [base._computed(base.model.check(p), base.model.resolve(p, [1, 2, 0])).maps for p in copies(x, 3, 0.2)]
+    each = torch.stack(parts).detach()
+    native = {
+        "smoothgrad": each.mean(0),
+        "smoothgrad_sq": each.square().mean(0),
+        "vargrad": each.var(0, correction=0),
+    }[name]
+    close(found.native, native, 1e-9)
+    resized = base._resize(native, (8, 8))
+    close(found.maps, gaussian_blur(resized, base.smooth) if base.smooth else resized, 1e-9)
+    single = base.explain(x, [1, 2, 0])
+    assert found.forwards.tolist() == (3 * single.forwards).tolist()
+    assert found.backwards.tolist() == (3 * single.backwards).tolist()
+    assert type(made).cost((3, 8, 8), **made.params) == (3 * single.forwards[0], 3 * single.backwards[0])
+    if name == "smoothgrad":
+        still = attribution.create(name, network, method=base, samples=2, noise=0.0).attribute(x, [1, 2, 0])
+        close(still, single.maps)
+
+
+@pytest.mark.parametrize("more", INSIDE)
+@pytest.mark.parametrize("inner", [{}, {"smooth": 1.0}])
+def test_noise_at_a_layer_is_noise_on_its_activation(networks, images, more, inner):
+    network, x = networks.cnn().double(), images(2, dtype=torch.float64)
+    base = attribution.create("input_x_gradient", network, **inner)
+    made = attribution.create("smoothgrad", network, method=base, samples=3, noise=0.0, **more)
+    found = made.explain(x, [1, 2])
+    wanted = attribution.create("input_x_gradient", network, **{k: v for k, v in more.items() if k != "smooth"})
+    wanted_maps = wanted.attribute(x, [1, 2])
+    for one in (inner, more):
+        wanted_maps = gaussian_blur(wanted_maps, one["smooth"]) if "smooth" in one else wanted_maps
+    close(found.maps, wanted_maps)
+    if "layer" in more:
+        noisy_maps = attribution.create("smoothgrad", network, samples=2, noise=0.2, **more).explain(x, [1, 2])
+        trunk = network[: int(more["layer"]) + 1]
+        head = Model(network[int(more["layer"]) + 1 :], bounds=None)
+        alone = attribution.create("smoothgrad", head, samples=2, noise=0.2).explain(trunk(x).detach(), [1, 2])
+        close(noisy_maps.native, alone.native)
 
 
 def test_channels_are_the_methods_own_unless_said(networks, images):
