@@ -91,10 +91,11 @@ class Parameter:
         Raises:
             ValueError: It is none that this parameter takes.
         """
-        for member in _members(self.annotation):
+        members = _members(self.annotation)
+        if text.lower() == "none" and type(None) in members:  # first: strings and sequences take any text
+            return None
+        for member in members:
             base, _ = _base(member)
-            if base is type(None) and text.lower() == "none":
-                return None
             for choice in _literals(member):
                 if str(choice) == text:
                     return choice

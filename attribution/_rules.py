@@ -109,6 +109,12 @@ class Rules(TorchFunctionMode):
         """A product of two tensors that both depend on the input: `apply` is `mul` or a matrix product."""
         return apply(a, b)
 
+    def quotient(self, a: Tensor, b: Tensor) -> Tensor:
+        """A quotient of two tensors that both depend on the input: a product with a reciprocal."""
+        inverse = self._met("elementwise", torch.reciprocal, b, "reciprocal")
+        found: Tensor = self._met("product", torch.mul, a, inverse)
+        return found
+
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """A softmax over one axis."""
         del dim
@@ -237,8 +243,9 @@ class Rules(TorchFunctionMode):
             a, b = (b, a) if name.startswith("__r") else (a, b)
             if not depends(b) or kwargs.get("rounding_mode") is not None:
                 return NotImplemented
-            inverse = self._met("elementwise", torch.reciprocal, b, "reciprocal")
-            return self._met("product", torch.mul, a, inverse) if depends(a) else a * inverse
+            if depends(a):
+                return self._met("quotient", a, b)
+            return a * self._met("elementwise", torch.reciprocal, b, "reciprocal")
         a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
         if not depends(a) or not depends(b):
             return NotImplemented
@@ -277,7 +284,7 @@ class Rules(TorchFunctionMode):
             return length
         eps = given.get("eps", 1e-12)
         length = self._met("elementwise", lambda x: x.clamp_min(eps), length, "length")
-        return self._met("product", torch.mul, x, self._met("elementwise", torch.reciprocal, length, "reciprocal"))
+        return self._met("quotient", x, length)
 
     def _max_pool(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         x, rest, more = _first(args, kwargs)

@@ -71,8 +71,8 @@ class Attributor(Configured):
         model: A `Model`, or a network, which is then wrapped without normalisation and bounds.
         output: Which score is explained: logit, probability, log_probability or margin.
         layer: Explains a layer's activation in the image's place: the rest of the network is the network then. A name as in
-            `model.layers()` (`"name@k"` for its k-th call).
-        at: The same by depth: "input", "middle" or "final", the last layer with a map.
+            `model.layers()` (`"name@k"` for its k-th call), or "auto": the last with a map that everything passes through.
+        at: The same by depth: "input", "middle" or "final", which is what "auto" finds.
         smooth: Standard deviation, in pixels, of a Gaussian that the map is smoothed with; 0: none.
     """
 
@@ -83,6 +83,7 @@ class Attributor(Configured):
     smooth: Annotated[float, Range(0)] = field(default=0.0, kw_only=True)
 
     layers: ClassVar[Layers] = "head"  # whether the base class runs it at layers, it does so by itself, or cannot
+    tried: ClassVar[str] = ""  # methods with the same word here run on the same networks, which only a trial can tell
 
     facts: ClassVar[Facts] = Facts("", "custom", "", tags={**TAGS})
     _budget: int | None = field(default=None, init=False)
@@ -122,7 +123,8 @@ class Attributor(Configured):
         name = self.name or type(self).__name__
         if self.layer not in {None, "auto"} and self.at is not None:
             raise ValueError(f"{name}: layer={self.layer!r} and at={self.at!r}: give one of them")
-        inner = self.at not in {None, "input"} or self.layer not in {None, "input", "auto"}
+        named = self.layer not in {None, "input"} and not (self.layer == "auto" and self.layers == "own")
+        inner = self.at not in {None, "input"} or named
         if inner and self.layers == "none":
             raise ValueError(f"{name} does not run at a layer: leave layer and at away")
         if inner and not isinstance(self.model.network, nn.Module):
@@ -140,7 +142,26 @@ class Attributor(Configured):
             return "it needs gradients, which autograd cannot take through this callable"
         if cls.facts.needs & {"layer", "attention"} and not isinstance(model.network, nn.Module):
             return "it needs the network's layers, and a bare callable has none"
-        return None
+        return cls._trial(model) if cls.tried and model.shape is not None else None
+
+    @classmethod
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def _trial(cls, model: Model) -> str | None:
+        """Why an arbitrary input of the shape last seen cannot be explained; tried once for each shape."""
+        key = ("tried", cls.tried, model.shape)
+        if key not in model._learnt and model.output_shape is not None:
+            model._learnt[key] = None  # what is made for the trial is not tried itself
+            one = model._blank().to(model.device or "cpu")
+            target = Target(torch.zeros(1, dtype=torch.long), model._count or 1, function=_first)
+            try:
+                with model.uncounted():
+                    made = cls(model, layer=None) if cls.layers == "head" else cls(model)
+                    made.compute(one, target)
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
+                model._learnt[key] = str(error)
+        reason: str | None = model._learnt.get(key)
+        return reason
 
     def _refusal(self) -> str | None:
         """Why this configuration cannot run on its model."""
@@ -153,7 +174,7 @@ class Attributor(Configured):
         inputs: Tensor,
         target: TargetLike | Target = None,
         *,
-        baseline: baselines.Baseline | None = None,
+        baseline: baselines.Baselines | None = None,
         regions: Any = None,
     ) -> Tensor:
         """The maps alone: `(N, 1, H, W)`, signed and un-normalised, on the inputs' device.
@@ -180,7 +201,7 @@ class Attributor(Configured):
         inputs: Tensor,
         target: TargetLike | Target = None,
         *,
-        baseline: baselines.Baseline | None = None,
+        baseline: baselines.Baselines | None = None,
         regions: Any = None,
     ) -> Explanation:
         """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
@@ -267,20 +288,30 @@ class Attributor(Configured):
 
     def _computed(self, images: Tensor, target: Target) -> Computed:
         """What the method makes of the images, or of a layer's activation."""
-        inner = self.layers == "head" and (self.layer is not None or self.at is not None)
-        name = (self.layer or self.model.place(self.at or "input", images)) if inner else "input"
+        model, name = self.model, "input"
+        if self.layers == "head":
+            depth = self.at or ("final" if self.layer == "auto" else None)
+            name = model.place(depth, images) if depth else self.layer or "input"
         if name == "input":
             return self.compute(images, target)
-        model = self.model
         model.layers(images)  # which shows it an image
         layout = model.layout(name)
         trunk, head = model.split(name)
         activation = head.check(trunk.outputs(images, rows=target.rows, count=target.count))
+        head.know(activation, target)
         if head.kind not in self.facts.tags["kinds"]:
             raise ValueError(
                 f"{self.name} explains {SHAPES['image']}, and layer {name!r} hands on {tuple(activation.shape)}"
             )
         made = self.within(head, (images.shape[2] / layout.grid[0], images.shape[3] / layout.grid[1]))
+
+        def through(x: Tensor) -> Tensor:
+            rows = target.rows if len(x) == len(images) else torch.zeros(len(x), dtype=torch.long)
+            out: Tensor = trunk.outputs(x, rows=rows, count=target.count)
+            return out
+
+        carried = self.carry(images, through)
+        made = type(made)(head, **{**made.params, **carried}) if carried else made
         native, details = made.compute(activation, target)
         if layout.form == "tokens":
             native = layout.maps(native if native.ndim == 3 else native[:, :, None])
@@ -295,9 +326,23 @@ class Attributor(Configured):
         """
         del stride
         params = {**self.params, "layer": None, "at": None, "smooth": 0.0}
-        if isinstance(self.params.get("baseline"), str) and params["baseline"] in {"black", "white"}:
+        given = params.get("baseline")
+        if any(
+            isinstance(b, str) and b in {"black", "white"}
+            for b in (given if isinstance(given, tuple | list) else [given])
+        ):
             params["baseline"] = "zero"  # an activation has no bounds; what is absent is 0
         return type(self)(head, **params)
+
+    def carry(self, images: Tensor, through: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Options that are images, as what the layer makes of them; none, where they are the activation's own.
+
+        Args:
+            images: What is explained.
+            through: Images `(N, C, H, W)` or `(1, C, H, W)` to the layer's activation.
+        """
+        del images, through
+        return {}
 
     def _reduce(self, maps: Tensor) -> Tensor:
         how: Channels = getattr(self, "channels", "sum")
@@ -308,6 +353,11 @@ class Attributor(Configured):
         if how is None or tuple(maps.shape[2:]) == size:
             return maps
         return resize(maps, size, how)
+
+
+def _first(outputs: Tensor) -> Tensor:
+    """The first of each image's outputs: the target of a trial."""
+    return outputs.reshape(len(outputs), -1)[:, 0]
 
 
 def reduce_channels(maps: Tensor, how: Channels) -> Tensor:

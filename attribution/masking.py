@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
 
 __all__ = [
-    "Clean", "Coalitions", "Evaluations", "Masks", "Ranks", "Source", "Windows",
+    "Clean", "Coalitions", "Enlarged", "Evaluations", "Masks", "Ranks", "Source", "Windows",
     "beside", "evaluate", "evaluate_each", "identities",
 ]  # fmt: skip
 
@@ -93,6 +94,33 @@ class Masks(_Composed):
         """Blend image and baseline by the masks."""
         image, baseline = self._of(row, len(out))
         _mix(out, image, baseline, self.masks(items).to(out.device, out.dtype))
+
+
+@dataclass(eq=False)
+class Enlarged(_Composed):
+    """Soft masks of each image's own, kept small: enlarged and stretched to [0, 1] when they are needed.
+
+    Args:
+        maps: For each image `(k, h, w)`, of any values but none constant: largest where the image is kept.
+    """
+
+    maps: Sequence[Tensor]
+
+    @property
+    def count(self) -> list[int]:
+        """How many masks there are of each image."""
+        return [len(own) for own in self.maps]
+
+    def write(self, out: Tensor, row: int, items: slice) -> None:
+        """Enlarge some of them and blend image and baseline."""
+        image, baseline = self._of(row, len(out))
+        maps = self.maps[row][items][:, None].to(out.device, out.dtype)
+        size = (out.shape[2], out.shape[3])
+        maps = (
+            functional.interpolate(maps, size, mode="bilinear", align_corners=False) if maps.shape[2:] != size else maps
+        )
+        least, most = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+        _mix(out, image, baseline, (maps - least) / (most - least).clamp_min(torch.finfo(out.dtype).tiny))
 
 
 @dataclass(eq=False)

@@ -174,7 +174,8 @@ class Model:
             adapter = network.outputs[0] if adapter is None and len(network.outputs) > 1 else adapter
         self.network, self.mean, self.std, self.bounds = network, mean, std, bounds
         self.activation, self.kind, self.adapter = activation, kind, adapter
-        self.forward = dict(forward or {})
+        # constants of the network: nothing differentiates them, wherever they were made
+        self.forward = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in (forward or {}).items()}
         self.batch_size, self.fast = batch_size, fast
         self._fingerprint = fingerprint
         self.backend = backend
@@ -209,6 +210,7 @@ class Model:
         self._splits: dict[Any, tuple[Model, Model]] = {}
         self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
+        self._kept: Any = None  # what must live as long as an altered copy does
 
     @classmethod
     def wrap(cls, network: "Model | Network") -> "Model":
@@ -405,6 +407,13 @@ class Model:
             target = outputs.reshape(len(images), -1).argmax(1).cpu()
         return resolve(target, len(images), self.output_shape)
 
+    @plainly
+    def know(self, images: Tensor, target: Target) -> None:
+        """Learn what the outputs are, if inputs of this shape were not seen: what checks of a method may ask for."""
+        self.refresh()
+        self._enter(images)
+        self._prepare(images, target.rows, target.count)
+
     # -- the three calls -----------------------------------------------------------------------------------------------
 
     @plainly
@@ -522,12 +531,11 @@ class Model:
             work: `work(x, run)` as in `passes`, on one arbitrary input of the shape last seen.
 
         Returns:
-            What `work` returned, until the network changes.
+            What `work` returned, until `refresh` finds the network changed.
 
         Raises:
             ValueError: The model has not seen an input.
         """
-        self.refresh()
         if self.shape is None:
             raise ValueError("this is known once the model has seen an input")
         at = (key, self.shape)
@@ -538,19 +546,30 @@ class Model:
         return self._learnt[at]
 
     @plainly
-    def activations(self, images: Tensor, layer: str) -> Tensor:
-        """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`."""
-        images = self.check(images)
-        self.refresh()
+    def activations(
+        self, images: Tensor, layer: str, *, rows: Tensor | None = None, count: int | None = None
+    ) -> Tensor:
+        """What `layer` hands on for these images, without gradients. Names are the network's own; see `layers`.
+
+        Args:
+            images: `(N, C, H, W)`.
+            layer: Its name.
+            rows: As in `outputs`, and
+            count: likewise.
+        """
+        if rows is None:
+            images = self.check(images)
+            self.refresh()
+        self._enter(images)
+        self._count = count or len(images)
         key = ("trunk", layer)
         if key not in self._splits:
             network = self._module("activations")
-            self._enter(images)
             with _lean.evaluating(network):
                 trunk = _layers.trunk(network, layer, self.forward)
             self._splits[key] = self._halves(trunk, trunk, layer)
             self._splits[key][0]._parent = self
-        out: Tensor = self._splits[key][0].outputs(images)
+        out: Tensor = self._splits[key][0].outputs(images, rows=rows, count=count)
         return out
 
     # -- layers --------------------------------------------------------------------------------------------------------
@@ -580,11 +599,16 @@ class Model:
         return found
 
     @plainly
-    def auto_layer(self, images: Tensor | None = None) -> str:
+    def auto_layer(self, images: Tensor | None = None, *, cut: bool = False) -> str:
         """Where class activation maps are read: the last layer with a map, before pooling.
 
         Where only the class token is read after the last block, no map of its tokens says anything of the class: then it is
         what stands before the last attention.
+
+        Args:
+            images: Needed only if the model has not seen one.
+            cut: Whether the rest of the network must run by itself: where a connection leads around that layer, it is
+                `place("final")` then.
 
         Raises:
             ValueError: There is none; the message lists what could be passed.
@@ -602,7 +626,8 @@ class Model:
             if name is None or _layers.layout(_layers.named(found, name), found, self.shape) is None:
                 raise _layers.none_found(found, self.shape, "no layer was found whose map leads to the output")
             self._learnt[key] = name
-        return str(self._learnt[key])
+        name = str(self._learnt[key])
+        return name if not cut or self._can_be_cut(name) else self.place("final")
 
     @plainly
     def place(self, at: Literal["input", "middle", "final"], images: Tensor | None = None) -> str:
@@ -643,11 +668,15 @@ class Model:
 
     def _can_be_cut(self, name: str) -> bool:
         """Whether the network can be cut at a layer whose map leads to the output."""
-        try:
-            self.split(name)
-        except ValueError:
-            return False
-        return self.layout(name).form != "tokens" or self._reaches(name)
+        key = ("cut", name, self.shape)
+        if key not in self._learnt:
+            try:
+                self.split(name)
+            except ValueError:
+                self._learnt[key] = False
+            else:
+                self._learnt[key] = self.layout(name).form != "tokens" or self._reaches(name)
+        return bool(self._learnt[key])
 
     def layout(self, layer: str) -> "_layers.Layout":
         """Where the map lies in what a layer hands on.
@@ -714,15 +743,19 @@ class Model:
         self._enter(images)
         self._prepare(images, target.rows, target.count)
         layout = self.layout(layer)
+        around = ("around", layer, self.shape)
         try:
-            trunk, head = self.split(layer)
+            trunk, head = self.split(layer) if around not in self._learnt else (None, None)
         except _layers.AroundError:
+            self._learnt[around] = True  # cutting is tried once
+            trunk = head = None
+        if trunk is None or head is None:
             return self._tapped(images, target, layer, work, output)
         tokens = layout if layout.form == "tokens" else _layers.Layout("first", layout.grid)
         found = []
         at = 0
         while at < len(images):
-            part = slice(at, min(at + self.batch("gradient"), len(images)))
+            part = slice(at, min(at + head.batch("gradient"), len(images)))
             activation = trunk.outputs(images[part], rows=target.rows[part], count=target.count)
             scores, gradients = head.gradients(activation, target.take(part), output=output)
             found.append(work(part, tokens.maps(activation), tokens.maps(gradients), scores))
@@ -744,7 +777,9 @@ class Model:
         def look(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Any:
             kept.clear()
             score = read(run(x.detach()), target.take(part), output, self.activation)
-            (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
+            gradient = None
+            if score.requires_grad:  # otherwise the layer does not lead to the output
+                (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
             gradient = torch.zeros_like(kept[0]) if gradient is None else gradient
             with torch.no_grad():
                 return work(part, layout.maps(kept[0].detach()), layout.maps(gradient), score.detach())
@@ -789,6 +824,9 @@ class Model:
                 trunk, rest = _layers.FirstTrunk(trunk), _layers.FirstHead(rest)
             if head is not None:
                 trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
+            shapes = [k[3] for k in self._splits if len(k) == 4]
+            if self.shape not in shapes:  # halves for the shape seen last and this one: each has weights of its own
+                self._splits = {k: v for k, v in self._splits.items() if len(k) != 4 or k[3] == shapes[-1]}
             self._splits[key] = self._halves(trunk, rest, at)
             self._splits[key][0]._cells = None if grid is None else (rows, columns)
         return self._splits[key]
@@ -818,6 +856,33 @@ class Model:
         first._count = second._count = self._count
         second._parent = self
         return first, second
+
+    @plainly
+    def variant(self, name: str, change: Callable[[nn.Module], Any]) -> "Model":
+        """This model over a private copy of its network that `change` has altered; its evaluations are counted here.
+
+        Made on the first call, and anew when the network has changed. It runs without the fast copy, which is compared by
+        what it returns alone: an altered gradient would not be missed.
+
+        Args:
+            name: Of what is changed: the same change has the same name.
+            change: Called with the copy, whose parameters share the network's memory: it may replace them, never write to
+                them. What it returns is kept as long as the copy is.
+
+        Raises:
+            ValueError: The network is a bare callable, or cannot be copied.
+        """
+        self.refresh()
+        key = ("variant", name)
+        if key not in self._splits:
+            network = _lean.shadow(self._module(name))
+            if network is None:
+                raise ValueError(f"{name} needs a private copy of the network, and this one cannot be copied")
+            kept = change(network)
+            made = self._halves(network, network, "input")[1]
+            made.fast, made._kept = False, kept
+            self._splits[key] = made, made
+        return self._splits[key][1]
 
     def _module(self, what: str) -> nn.Module:
         if not isinstance(self.network, nn.Module):
@@ -1013,7 +1078,7 @@ class Model:
 
     def pixels(self, values: Sequence[float] | Tensor | float | None) -> Tensor:
         """Per-channel values shaped to stand beside a batch of inputs: `(1, C, 1, 1)`, `(1, F)` or `(1, 1, D)`."""
-        tensor = torch.as_tensor(0.0 if values is None else values, dtype=torch.float32)
+        tensor = torch.as_tensor(0.0 if values is None else values, dtype=torch.float64)
         if self.kind == "table":
             return tensor.reshape(1, -1)
         return tensor.reshape(1, -1, 1, 1) if self.kind == "image" else tensor.reshape(1, 1, -1)
@@ -1070,6 +1135,12 @@ class Model:
             raise ValueError(
                 f"the network returned shape {tuple(both.shape)} for {len(pair)} images and {tuple(single.shape)} for one: "
                 "its first axis must be the batch"
+            )
+        if single.shape[1:] != both.shape[1:]:
+            raise ValueError(
+                f"an output of shape {tuple(single.shape[1:])} for one image is {tuple(both.shape[1:])} for two: a tensor in "
+                "forward= with as many rows as there are images follows them, row by row; one that does not, prompts say, "
+                "is better held by the network, as a buffer"
             )
         self.output_shape = tuple(single.shape[1:])
         if _distance(single, both[:1]) > 1e-3:

@@ -13,6 +13,13 @@ SETTINGS: dict[str, dict[str, Any]] = {  # ours and the peers'; what is not here
     "kernel_shap": {"samples": 200},
     "shapley_sampling": {"permutations": 4},
     "shap_bpt": {"evaluations": 200},
+    "smoothgrad": {"samples": 50},
+    "smooth_ig": {"samples": 5},
+    "gradient_shap": {"samples": 50},
+    "expected_gradients": {"samples": 50},
+    "blur_ig": {"steps": 50},
+    "guided_ig": {"steps": 50},
+    "agi": {"classes": 2},
 }
 
 

@@ -5,7 +5,7 @@ that are fastest on this machine. Machines are noisy, so the limit is timed wher
 network that a row makes, the bare fast copy runs as many images, in its best batches, and that time is taken out of the
 row's. The ratio is what is left of the row's wall time over the bare time, and the median over several rounds is printed.
 A backward pass counts as forward and input gradient together, but for CAMs, whose backward pass ends at a late layer: they
-are measured against their forwards alone.
+are measured against their forwards alone, and Ablation-CAM against bare passes of what follows the layer.
 
 Other libraries run the network as the user has it, and their evaluations are counted there. Each of their rows is timed
 right after ours, and a second table says how many times faster ours is, from the seconds of the same round.
@@ -28,12 +28,13 @@ from attriscope import attribution, metrics
 from attriscope.cli.models import load
 from torch import Tensor, nn
 
-from . import peers
+from . import peers, white_box
 from .row import SETTINGS, Row
 
 SIZES = (1, 2, 4, 8, 16)
 LAYOUTS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
-IMAGES = {"saliency": 16, "input_x_gradient": 16, "grad_cam": 16}
+MANY = 16  # images of one row, for what takes a pass or two for each
+FEW = 40  # evaluations: what takes fewer is run on many images
 
 
 def once(engine: nn.Module, batch: Tensor, *, gradient: bool) -> None:
@@ -118,6 +119,8 @@ def rows(
     """Every method and metric that takes long enough to be timed, and other libraries where they have the same."""
     found: list[Row] = []
     for name in attribution.available(model=model):
+        if attribution.describe(name)["family"] == "layer":  # others' methods on what follows a layer
+            continue
         found.append(ours(name, model, images))
         for backend, other in compiled.items():
             if found[-1].family == "perturbation" and name in attribution.available(model=other):
@@ -132,7 +135,7 @@ def rows(
         run = lambda exact=exact: exact.score(model, one, maps[:1], target=0)  # noqa: E731
         found.append(Row(f"{name} (224 steps, 1 img)", "metrics", run, exact.cost()))
     if others:
-        found += captum_rows(model, images)
+        found += white_box.rows(model, images)
         if family in {None, "perturbation"}:  # they take long to import
             found += peers.rows(model, images)
     found = [r for r in found if family is None or r.family == family]
@@ -144,9 +147,9 @@ def rows(
 
 def ours(name: str, model: attribution.Model, images: Tensor, *, backend: str = "") -> Row:
     """One of our methods; how many evaluations it takes is counted while it warms up, since some depend on the image."""
-    n = IMAGES.get(name, 1)
-    x = images[torch.arange(n) % len(images)]
     options = SETTINGS.get(name, {})
+    n = MANY if sum(attribution.attributor.REGISTRY.find(name).cost(**options)) < FEW else 1
+    x = images[torch.arange(n) % len(images)]
     method = attribution.create(name, model, **options)
     label = f"{name} ({', '.join(f'{k}={v}' for k, v in options.items()) or 'defaults'}, {n} img"
     row = Row(
@@ -165,57 +168,6 @@ def ours(name: str, model: attribution.Model, images: Tensor, *, backend: str = 
     return row
 
 
-def captum_rows(model: attribution.Model, images: Tensor) -> list[Row]:
-    """Gradients, paths and class activation maps by Captum, on the network as a user has it."""
-    from captum import attr
-
-    network = model.network
-    assert isinstance(network, nn.Module)
-    network.eval()
-    scale, shift = torch.tensor(model.std), torch.tensor(model.mean)
-    x = (images - shift[:, None, None]) / scale[:, None, None]
-    one, many = x[:1], x[torch.arange(16) % len(x)]
-    path, cam = attr.IntegratedGradients(network), attr.LayerGradCam(network, network.get_submodule("_conv_head"))
-    row = functools.partial(Row, peer="captum")
-    return [
-        row(
-            "IntegratedGradients (defaults)",
-            "path",
-            lambda: path.attribute(one, target=0),
-            backwards=50,
-            method="integrated_gradients",
-        ),
-        row(
-            "IntegratedGradients (batch of 4)",
-            "path",
-            lambda: path.attribute(one, target=0, internal_batch_size=4),
-            backwards=50,
-            method="integrated_gradients",
-        ),
-        row(
-            "Saliency (16 img)",
-            "gradient",
-            lambda: attr.Saliency(network).attribute(many, target=0),
-            backwards=16,
-            method="saliency",
-        ),
-        row(
-            "InputXGradient (16 img)",
-            "gradient",
-            lambda: attr.InputXGradient(network).attribute(many, target=0),
-            backwards=16,
-            method="input_x_gradient",
-        ),
-        row(
-            "LayerGradCam (16 img)",
-            "cam",
-            lambda: cam.attribute(many, target=0),
-            backwards=16,
-            method="grad_cam",
-        ),
-    ]
-
-
 def measure(
     found: list[Row], model: attribution.Model, images: Tensor, rounds: int, compiled: dict[str, attribution.Model]
 ) -> Limit:
@@ -228,26 +180,35 @@ def measure(
                 row.run()  # batch sizes are learnt here
     limit = Limit(model, images)
     forward, gradient = limit.engines
-    trunk = model.split(model.auto_layer())[0]._engines  # noqa: SLF001
+    trunk, head = model.split(model.auto_layer())
+    features = trunk.outputs(images)
+    head.scores(features, 0)
+    head.gradients(features[:4], 0)
+    after = Limit(head, features)
     network = model.network
     assert isinstance(network, nn.Module)
     for turn in range(rounds):
         for row in list(found):
             watched: list[tuple[nn.Module, bool]] | attribution.Model = [(forward, False), (gradient, True)]
-            if row.family == "cam" and trunk is not None:
-                watched = [(m, False) for m in trunk[:1] if isinstance(m, nn.Module)]
+            if row.method == "full_grad":  # which needs the batch norms
+                watched = [(model._twin, True)]  # type: ignore[list-item]  # noqa: SLF001
+            if row.family == "cam" and row.method != "score_cam":
+                watched = [(m, False) for m in (trunk._engines or ())[:1] if isinstance(m, nn.Module)]  # noqa: SLF001
             if row.peer:
                 watched = [(network, row.backwards > 0 and row.family != "cam")]
             elif row.backend:
                 watched = compiled[row.backend]
-            with left_out(row, found), limit.beside(watched):
+            timer = limit
+            if row.method == "ablation_cam" and not row.peer:  # it runs what follows the layer
+                timer, watched = after, [(after.engines[0], False)]
+            with left_out(row, found), timer.beside(watched):
                 start = time.perf_counter()
                 row.run()
-                seconds = time.perf_counter() - start - limit.spent
+                seconds = time.perf_counter() - start - timer.spent
                 if row.peer:
-                    row.forwards = limit.images
+                    row.forwards = timer.images
                 row.seconds.append(seconds)
-                row.ratios.append(seconds / limit.seconds)
+                row.ratios.append(seconds / timer.seconds)
                 print(f"round {turn + 1}/{rounds} {row.peer} {row.name}: {row.ratios[-1]:.2f}", file=sys.stderr)
     return limit
 
@@ -351,7 +312,7 @@ def allocator(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often every row is timed")
-    parser.add_argument("--family", help="only this family: gradient, path, cam, perturbation, metrics")
+    parser.add_argument("--family", help="only this family: gradient, path, region, cam, relevance, perturbation, metrics")
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,

@@ -41,9 +41,9 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model", metavar="MODEL",
-        help="demo (EfficientNet-Lite0, 1000 classes of ImageNet), timm:NAME, torchvision:NAME, hf:NAME, FILE.onnx (with "
-        "ImageNet's normalisation, for methods that need no gradients), or package.module:callable, which returns a torch "
-        "module that takes pixels in [0, 1], or an attriscope Model.",
+        help="demo (EfficientNet-Lite0, 1000 classes of ImageNet), timm:NAME, torchvision:NAME, hf:NAME (a folder too: "
+        "timm:local-dir:FOLDER, hf:FOLDER), FILE.onnx (with ImageNet's normalisation, for methods that need no gradients), or "
+        "package.module:callable, which returns a torch module that takes pixels in [0, 1], or an attriscope Model.",
     ),
 ]
 Backend = Annotated[
@@ -120,7 +120,18 @@ def attriscope(
 
 
 @app.command(short_help="List the methods, or show everything about one.")
-def methods(pattern: Pattern = None) -> None:
+def methods(
+    pattern: Pattern = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL",
+            help="List those that run on this model as it is, and say why the others do not. As for explain: demo, timm:NAME, "
+            "torchvision:NAME, hf:NAME, FILE.onnx or package.module:callable.",
+        ),
+    ] = None,
+    size: Size = None,
+) -> None:
     """List the attribution methods, or show everything about one: what it does, needs and costs, and its options.
 
     \b
@@ -128,17 +139,34 @@ def methods(pattern: Pattern = None) -> None:
       attriscope methods
       attriscope methods 'perturbation/*'
       attriscope methods rise
+      attriscope methods 'cam/*' --model timm:vit_base_patch16_224
     """  # noqa: D301
     from attriscope.attribution.attributor import REGISTRY
 
     from . import tables
 
     found = tables.matching(REGISTRY, pattern)
+    if size is not None and model is None:
+        from .problems import Problem
+
+        raise Problem(f"--size {size} is for --model: which methods there are does not depend on it")
+    reasons: dict[str, str | None] = dict.fromkeys(found)
+    if model is not None:
+        from . import run
+
+        reasons = run.suit(found, model, size)
+    left_out = [f"{name} does not run on {model}: {reason}" for name, reason in reasons.items() if reason is not None]
     if pattern is not None and not set("*?[") & set(pattern):
         print(tables.describe_method(found[0]))
-    else:
-        print(tables.list_methods(found))
+        if model is not None:
+            print("\n" + (left_out or [f"{found[0]} runs on {model}."])[0])
+        return
+    running = [name for name, reason in reasons.items() if reason is None]
+    if running:
+        print(tables.list_methods(running))
         print("\ncost: evaluations for one image, f: forward, b: backward. All about one: attriscope methods NAME")
+    if left_out:
+        print("\n" * bool(running) + "\n".join(left_out))
 
 
 @app.command(short_help="List the metrics, or show everything about one.")

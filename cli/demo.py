@@ -12,7 +12,9 @@ from .run import Request, Session, run_study, save_figure, start, summary_table,
 from .run import heatmap as draw
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg")  # scikit-image ships these in its wheel
-METHODS = ("saliency", "integrated_gradients", "grad_cam", "occlusion", "rise", "sobol", "kernel_shap", "shap_bpt")
+METHODS = (  # one of each family that an ordinary CNN has, and three that see only its outputs
+    "smoothgrad", "integrated_gradients", "xrai", "grad_cam", "layer_conductance", "lrp_epsilon_plus", "rise", "sobol", "shap_bpt",
+)  # fmt: skip
 METRICS = ("insertion", "deletion")
 BUDGET = 300  # forwards and backwards per image: a minute and a half on two cores, and sobol still has four designs
 

@@ -1,15 +1,17 @@
 """What `--model` names: a network with its normalisation, the size that it takes and the names of its classes."""
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from attriscope.attribution.model import Model
 from torch import nn
@@ -127,7 +129,7 @@ def _demo() -> Loaded:
 def _timm(name: str) -> Loaded:
     try:
         import timm
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
     except ImportError as error:
         raise _missing(error, f"timm:{name}", ("timm",), "timm") from error
     try:
@@ -136,6 +138,9 @@ def _timm(name: str) -> Loaded:
         base = "" if ":" in name else name.split(".", maxsplit=1)[0]
         known = timm.list_models() if base and base not in timm.list_models() else ()
         raise _failed(f"timm:{name}", error, known) from error
+    count: int = network.num_classes
+    if count < 1:
+        raise Problem(f"--model timm:{name}: it makes features and tells no classes apart: give one that classifies")
     config = resolve_model_data_config(network)
     channels, height, width = config["input_size"]
     part = config.get("crop_pct") or 1.0
@@ -145,8 +150,14 @@ def _timm(name: str) -> Loaded:
     return Loaded(
         Model(network.eval(), mean=config["mean"], std=config["std"]),
         Preparation((height, width), resize, _filter(how), channels),
-        _names(int(network.num_classes)),
+        _own_names(getattr(network, "pretrained_cfg", None), count) or _names(count),
     )
+
+
+def _own_names(config: Any, count: int) -> list[str]:
+    """The names of classes that a model of timm brings itself, if they are as many as its outputs."""
+    names = config.get("label_names") if isinstance(config, Mapping) else None
+    return [str(n) for n in names] if names is not None and len(names) == count else []
 
 
 def _torchvision(name: str) -> Loaded:
@@ -157,7 +168,8 @@ def _torchvision(name: str) -> Loaded:
     try:
         weights = models.get_model_weights(name).DEFAULT
         preset = weights.transforms()
-        network = models.get_model(name, weights=weights) if hasattr(preset, "crop_size") else None
+        images = hasattr(preset, "crop_size") and type(preset).__name__ != "VideoClassification"
+        network = models.get_model(name, weights=weights) if images else None
     except Exception as error:
         raise _failed(f"torchvision:{name}", error, models.list_models()) from error
     if network is None:
@@ -173,19 +185,76 @@ def _torchvision(name: str) -> Loaded:
 def _hugging_face(name: str) -> Loaded:
     try:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers.utils import logging as chatter
     except ImportError as error:
         raise _missing(error, f"hf:{name}", ("transformers",), "transformers") from error
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)
-        network = AutoModelForImageClassification.from_pretrained(name)
-    except Exception as error:
-        raise _failed(f"hf:{name}", error) from error
-    mean, std = (processor.image_mean, processor.image_std) if getattr(processor, "do_normalize", True) else (None, None)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        place = str(folder)
+    elif folder.is_absolute() or name.startswith("."):
+        raise Problem(f"--model hf:{name}: there is no folder {folder}")
+    else:
+        place = name
+    processor: Any
+    network: Any
+    found: Any
+    with _without_bars(chatter):
+        try:
+            processor = AutoImageProcessor.from_pretrained(place)
+        except Exception as error:
+            if folder.is_dir():
+                raise Problem(
+                    f"--model hf:{name}: it has no image processor that could be read: {one_line(error)[:200]}; save it there "
+                    "beside the model with processor.save_pretrained"
+                ) from error
+            raise _failed(f"hf:{name}", error) from error
+        try:
+            network, found = AutoModelForImageClassification.from_pretrained(place, output_loading_info=True)
+        except Exception as error:
+            raise _failed(f"hf:{name}", error) from error
+    missing = sorted(k for k in found["missing_keys"] if not k.startswith(f"{network.base_model_prefix}."))
+    if missing:
+        raise Problem(
+            f"--model hf:{name}: it was never trained to classify, its {missing[0]} is missing: give a model with a classifier"
+        )
+    if getattr(processor, "do_flip_channel_order", False):
+        raise Problem(f"--model hf:{name}: it takes colours in the order blue, green, red: give a package.module:callable")
+    mean, std = _normalisation(processor)
     labels = getattr(network.config, "id2label", None) or {}
     classes = [str(labels.get(i, labels.get(str(i), f"class {i}"))) for i in range(len(labels))]
     if all(c == f"LABEL_{i}" for i, c in enumerate(classes)):  # what transformers makes up
         classes = []
-    return Loaded(Model(network.eval(), mean=mean, std=std), _processed(processor), classes)
+    several = getattr(network.config, "problem_type", None) == "multi_label_classification"
+    model = Model(network.eval(), mean=mean, std=std, activation="sigmoid" if several else "softmax")
+    return Loaded(model, _processed(processor), classes)
+
+
+@contextlib.contextmanager
+def _without_bars(chatter: Any) -> Iterator[None]:
+    """No progress bars of transformers where nobody watches."""
+    quiet = not sys.stderr.isatty() and chatter.is_progress_bar_enabled()
+    if quiet:
+        chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if quiet:
+            chatter.enable_progress_bar()
+
+
+def _normalisation(processor: Any) -> tuple[Any, Any]:
+    """The mean and deviation that do to pixels in [0, 1] what an image processor does to those in [0, 255]."""
+    mean, std = (processor.image_mean, processor.image_std) if getattr(processor, "do_normalize", True) else (None, None)
+    factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
+    scale = round(255 * factor, 6)
+    offset = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
+    twice = bool(getattr(processor, "include_top", False))  # EfficientNet: divided by the deviation once more
+    if (scale, offset, twice) == (1, 0, False):
+        return mean, std
+    means, deviations = (np.asarray(v, float) for v in (0.0 if mean is None else mean, 1.0 if std is None else std))
+    divisor = deviations * np.asarray(processor.image_std, float) if twice else deviations
+    ours, theirs = np.broadcast_arrays((means + offset) / scale, divisor / scale)
+    return tuple(np.atleast_1d(ours).tolist()), tuple(np.atleast_1d(theirs).tolist())
 
 
 def _processed(processor: Any) -> Preparation:

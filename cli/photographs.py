@@ -51,8 +51,8 @@ class Preparation:
         if isinstance(self.resize, tuple):
             tall, wide = self.resize
         else:
-            scale = self.resize / min(width, height)
-            wide, tall = round(width * scale), round(height * scale)
+            shorter = min(width, height)  # whole pixels are what is left after the comma is cut off, as libraries do it
+            wide, tall = width * self.resize // shorter, height * self.resize // shorter
         return max(wide, self.size[1]), max(tall, self.size[0])
 
     def crop(self, width: int, height: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The commands `explain` and `compare`."""
+"""The commands `explain` and `compare`, and which methods run on a model."""
 
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ DPI = 130, 300  # of figures: the least, and the most that a large photograph is
 
 __all__ = [
     "METHOD", "Request", "Session",
-    "compare", "explain", "heatmap", "run_study", "save_figure", "start", "summary_table", "write_overlay", "write_study",
+    "compare", "explain", "heatmap", "run_study", "save_figure", "start", "suit", "summary_table", "write_overlay",
+    "write_study",
 ]
 
 
@@ -116,16 +117,35 @@ def start(request: Request) -> Session:
     return Session(model, photos, images, frozen, predicted, probabilities, chosen, scored, classes)
 
 
-def _look(model: Model, images: Tensor, target: int | list[int] | None, spec: str) -> Target:
-    """The target, frozen; the first time that the model runs, so that a network which cannot says so here."""
-    with explained():
-        images = model.check(images)
+def suit(names: Sequence[str], spec: str, size: int | None) -> dict[str, str | None]:
+    """Why each of these methods does not run on a model with nothing else passed; `None` for those that do.
+
+    Raises:
+        Problem: The model cannot be loaded, or cannot run.
+    """
+    loaded = models.load(spec, size)
+    model = loaded.model
+    middle = 0.5 if model.bounds is None else sum(model.bounds) / 2
+    image = torch.full((1, loaded.preparation.channels, *loaded.preparation.size), middle)
+    _outputs(model, image, spec)  # which layers there are is known once it has run
+    return {name: methods.REGISTRY.find(name).supports(model) for name in names}
+
+
+def _outputs(model: Model, images: Tensor, spec: str) -> Any:
+    """What a model gives for images, in a sentence where it cannot run."""
     try:
-        outputs = model.outputs(images[:1])
+        return model.outputs(images)
     except Exception as error:
         shape = " x ".join(map(str, images.shape[1:]))
         why = one_line(error)[:300]
         raise Problem(f"--model {spec}: it cannot run on images of {shape} pixels (see --size): {why}") from error
+
+
+def _look(model: Model, images: Tensor, target: int | list[int] | None, spec: str) -> Target:
+    """The target, frozen; the first time that the model runs, so that a network which cannot says so here."""
+    with explained():
+        images = model.check(images)
+    outputs = _outputs(model, images[:1], spec)
     if not isinstance(outputs, Tensor) or outputs.ndim > 2:
         raise Problem(f"--model {spec}: it must give one score for each class, a tensor (N, classes)")
     with explained():

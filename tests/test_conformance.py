@@ -92,6 +92,8 @@ class Grey(attribution.conformance.Detector):
 class Choosy(Broken):
     """A method that runs on some networks alone."""
 
+    layers = "none"
+
     @classmethod
     def supports(cls, model):
         return None if isinstance(model.network, Grey) else "it wants another network"

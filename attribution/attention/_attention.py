@@ -62,6 +62,7 @@ class Recorder(Rules):
     Args:
         images: How many images are in the batch.
         keep: What is kept of each.
+        rules: What a class of rules beside this one takes.
 
     Attributes:
         found: What was kept, from the first layer to the last.
@@ -70,8 +71,8 @@ class Recorder(Rules):
 
     opens_attention = True
 
-    def __init__(self, images: int, keep: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
+    def __init__(self, images: int, keep: Callable[[Tensor], Tensor] | None = None, **rules: Any) -> None:
+        super().__init__(**rules)
         self.images, self.keep = images, keep
         self.found: list[Tensor] = []
         self.grids: list[tuple[int, int]] = []
@@ -116,12 +117,18 @@ class Recorder(Rules):
 # -- what a network does -----------------------------------------------------------------------------------------------
 
 
-def layout(model: Model) -> Layout:
+def layout(model: Model, inputs: Tensor | None = None) -> Layout:
     """How a network attends; found out once for each shape of input, on noise.
+
+    Args:
+        model: The model.
+        inputs: Needed if the model has not seen such.
 
     Raises:
         ValueError: It does not attend in a way that these methods can follow; the message says what to use instead.
     """
+    if inputs is not None and model.shape != tuple(inputs.shape[1:]):
+        model.layers(inputs)  # which shows it an image
     found: Layout | str = model.learn("attention", lambda x, run: _explore(x, run, model))
     if not isinstance(found, Layout):
         raise ValueError(f"attention methods do not run on this network: {found}")
@@ -152,9 +159,9 @@ def _explore(x: Tensor, run: Callable[[Tensor], Any], model: Model) -> Layout | 
 
 
 def _grid(seen: list[tuple[int, int]], size: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-    """The largest map that was met with no more places than tokens; without one, square patches that fill the image."""
+    """The largest map that was met with no more places than tokens; where none was met, square patches that fill the image."""
     fitting = [g for g in seen if prod(g) <= tokens]
-    if not fitting:
+    if not seen:
         sides = [p for p in range(1, min(size) + 1) if size[0] % p == 0 and size[1] % p == 0]
         cut = [(size[0] // p, size[1] // p) for p in sides]
         fitting = [g for g in cut if tokens - 8 <= prod(g) <= tokens]  # a few tokens in front of them
@@ -195,14 +202,14 @@ def attentions(model: Model, inputs: Tensor, target: Target, make: Make, *, fusi
             `(N, 1, T)`, which sum to 1.
         fusion: How the heads become one.
     """
-    known = layout(model)
+    known = layout(model, inputs)
 
     def work(_: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Tensor:
         recorder = Recorder(len(x), lambda p: fuse(heads(p, len(x)), fusion))
         with _unsaved(), recorder:
             run(x)
         found = _checked(recorder.found, known)
-        return make(found, _weights(known.read.expand(len(x), -1)).to(found[0]))
+        return make(found, _weights(known.read.expand(len(x), -1).to(found[0])))
 
     return torch.cat(model.passes(inputs, target, work, backwards=0))
 
@@ -214,7 +221,7 @@ def weighed(
     make: Make,
     *,
     output: Output,
-    rules: Callable[[int], Recorder] | None = None,
+    rules: Callable[[Tensor], Recorder] | None = None,
 ) -> Tensor:
     r"""The same with attentions weighed by the score's gradients: :math:`E_h (\nabla P \odot P)^+`, `(N, T, T)`.
 
@@ -224,10 +231,10 @@ def weighed(
         target: Frozen, one row per image.
         make: As above; the tokens are those that the score itself reads.
         output: Which score.
-        rules: Makes a recorder with rules of relevance for so many images. Then the network runs once more, and the gradients weigh the
-            attentions' relevances, of which the score has 1.
+        rules: Makes a recorder with rules of relevance for a batch. Then the network runs once more, and the
+            gradients weigh the attentions' relevances, of which the score has 1.
     """
-    known = layout(model)
+    known = layout(model, inputs)
 
     def work(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Tensor:
         def back(recorder: Recorder, share: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -236,11 +243,13 @@ def weighed(
             score = read(out, target.take(part), output, model.activation)
             found = _checked(recorder.found, known)
             if not score.requires_grad:
-                raise ValueError("the scores do not depend on the input in a way autograd can follow: use raw_attention")
+                raise ValueError(
+                    "the scores do not depend on the input in a way autograd can follow: use raw_attention"
+                )
             for one in _tensors(out):
                 recorder.verify(one, x)
-            found = torch.autograd.grad(score, found, share(score), allow_unused=True, materialize_grads=True)
-            return [heads(g, len(x)) for g in found]
+            given = torch.autograd.grad(score, found, share(score), allow_unused=True, materialize_grads=True)
+            return [heads(g, len(x)) for g in given]
 
         recorder = Recorder(len(x))
         gradients = back(recorder, torch.ones_like)
@@ -249,10 +258,10 @@ def weighed(
         values = [heads(p.detach(), len(x)) for p in recorder.found]
         if rules is not None:
             del recorder  # and its graph
-            coefficients = back(rules(len(x)), lambda score: stable(score.detach()).reciprocal())
+            coefficients = back(rules(x), _over)
             values = [p * c for p, c in zip(values, coefficients, strict=True)]
         layers = [(g * v).relu().mean(1) for g, v in zip(gradients, values, strict=True)]
-        return make(layers, _weights(which).to(layers[0]))
+        return make(layers, _weights(which.to(layers[0])))
 
     times = 1 if rules is None else 2
     return torch.cat(model.passes(inputs, target, work, forwards=times, backwards=times))
@@ -292,13 +301,14 @@ def rows_read(gradient: Tensor) -> Tensor:
     return gradient.ne(0).any(3).any(1)
 
 
-def stable(x: Tensor, eps: float = 1e-9) -> Tensor:
-    """Numbers to divide by: none is 0, and signs stay."""
-    return x + torch.where(x < 0, -eps, eps).to(x)
+def _over(score: Tensor) -> Tensor:
+    """What makes a relevance of 1 of each score."""
+    score = score.detach()
+    return torch.where(score == 0, 0.0, 1 / score)
 
 
 def _weights(which: Tensor) -> Tensor:
-    """`BoolTensor (N, T)` as weights `(N, 1, T)` that sum to 1."""
+    """Which tokens, `(N, T)`, as weights `(N, 1, T)` that sum to 1."""
     return (which / which.sum(1, keepdim=True)).unsqueeze(1)
 
 
@@ -341,16 +351,19 @@ class Attending(Attributor):
         maps = patches.squeeze(1) if known.grid is None else patches.unflatten(2, known.grid)
         return Computed(maps, {"layers": known.layers, "prefix": known.prefix, "grid": known.grid})
 
-    def layer_at(self, layer: int) -> int:
+    def number(self, layer: int, inputs: Tensor) -> int:
         """An attention's number, if there is one."""
-        known = layout(self.model)
+        known = layout(self.model, inputs)
         if not -known.layers <= layer < known.layers:
-            raise ValueError(f"{self.name}: layer {layer} is out of range: the network has {known.layers} attention layers")
+            raise ValueError(
+                f"{self.name}: layer {layer} is out of range: the network has {known.layers} attention layers"
+            )
         return layer
 
 
 def _unfit(model: Model) -> str | None:
     """Why a network's attention cannot be followed: by a trial once it has seen an input, before by its modules' names."""
+    model.refresh()
     if model.shape is not None:
         found = model.learn("attention", lambda x, run: _explore(x, run, model))
         return found if isinstance(found, str) else None

@@ -88,7 +88,7 @@ class AttentionRollout(Attending):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the patches' size."""
-        first = self.layer_at(self.start_layer)
+        first = self.number(self.start_layer, inputs)
 
         def make(layers: list[Tensor], start: Tensor) -> Tensor:
             return attention_rollout(layers[first:], start, residual=self.residual, discard_ratio=self.discard_ratio)

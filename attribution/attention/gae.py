@@ -48,7 +48,7 @@ class GAE(Attending):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the patches' size."""
-        first = self.layer_at(self.start_layer)
+        first = self.number(self.start_layer, inputs)
         values = weighed(
             self.model, inputs, target, lambda layers, start: follow(layers[first:], start), output=self.output
         )

@@ -28,7 +28,7 @@ class GradAttention(Attending):
 
     Args:
         output: Which score is differentiated.
-        layer: Which attention, from 0 on or, from the last one, from -1 down.
+        block: Which attention, from 0 on or, from the last one, from -1 down.
         resize: How the map is brought to the image's size; `None` leaves it.
 
     Returns:
@@ -43,13 +43,13 @@ class GradAttention(Attending):
         torch.Size([1, 1, 4, 4])
     """
 
-    layer: int = -1
+    block: int = -1
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the patches' size."""
-        layer = self.layer_at(self.layer)
+        block = self.number(self.block, inputs)
         values = weighed(
-            self.model, inputs, target, lambda layers, start: raw_attention(layers[layer], start), output=self.output
+            self.model, inputs, target, lambda layers, start: raw_attention(layers[block], start), output=self.output
         )
         return self.lay_out(values)
 

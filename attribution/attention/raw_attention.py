@@ -40,7 +40,7 @@ class RawAttention(Attending):
 
     Args:
         output: Not used: no score is asked for.
-        layer: Which attention, from 0 on or, from the last one, from -1 down.
+        block: Which attention, from 0 on or, from the last one, from -1 down.
         fusion: How the heads become one.
         resize: How the map is brought to the image's size; `None` leaves it.
 
@@ -57,14 +57,14 @@ class RawAttention(Attending):
         (torch.Size([1, 1, 4, 4]), 1)
     """
 
-    layer: int = -1
+    block: int = -1
     fusion: Fusion = "mean"
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the patches' size."""
-        layer = self.layer_at(self.layer)
+        block = self.number(self.block, inputs)
         values = attentions(
-            self.model, inputs, target, lambda layers, start: raw_attention(layers[layer], start), fusion=self.fusion
+            self.model, inputs, target, lambda layers, start: raw_attention(layers[block], start), fusion=self.fusion
         )
         return self.lay_out(values)
 

@@ -2,52 +2,32 @@
 
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
 from .._parameters import Range
-from .._rules import Apply, normalized
 from ..attributor import Computed, register
+from ..relevance._lrp import WINNERS, Composite, Propagation
 from ..targets import Target
-from ._attention import Attending, Recorder, follow, stable, weighed
+from ._attention import Attending, Recorder, follow, weighed
+
+# a share among the positive products of a linear layer, a half to each factor of a product
+ALPHA_ONE = Composite("zplus", "zplus", bias=False, gates="half")
 
 
-class Relevance(Recorder):
-    r"""Rules under which gradient times value is relevance: every operation gives what it gave, with another way back.
+class Relevance(Recorder, Propagation):
+    """Keeps the attentions of a run under rules of relevance: what is left of one is its gradient times its value.
 
-    Linear layers share relevance by :math:`\alpha = 1`: among the products that are positive. Activations hand on all of
-    it, a product halves it between its factors, norms are scaled by what they were divided by, a constant.
+    Args:
+        image: The leaf.
     """
 
-    def elementwise(self, apply: Apply, x: Tensor, name: str) -> Tensor:
-        """All relevance goes to the input."""
-        del name
-        with torch.no_grad():
-            scale = apply(x) / stable(x)
-        return x * scale
-
-    def linear(self, apply: Apply, x: Tensor, weight: Tensor, bias: Tensor | None, name: str) -> Tensor:
-        """To the inputs by their shares in the positive products."""
-        out = super().linear(apply, x, weight, bias, name)
-        if not self.found:  # below the first attention nobody asks
-            return out
-        shares = apply(x * (x > 0), weight * (weight > 0), None) + apply(x * (x < 0), weight * (weight < 0), None)
-        return shares * (out / stable(shares)).detach()
-
-    def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
-        """Half to each factor."""
-        return (apply(a, b.detach()) + apply(a.detach(), b)) / 2
-
-    def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
-        """Centring is linear; the deviation is a constant."""
-        del apply, name
-        axes, eps = options["dims"], options["eps"]
-        return normalized(x, options, lambda y: (y.square().mean(axes, keepdim=True) + eps).rsqrt().detach(), torch.mul)
+    def __init__(self, image: Tensor) -> None:
+        super().__init__(len(image), composite=ALPHA_ONE, image=image)
 
     def verify(self, out: Tensor, x: Tensor) -> None:
-        """What no rule was asked about would make the relevance wrong; the softmax's gradient is its rule."""
+        """What no rule was asked about would make the relevance wrong."""
         if out.requires_grad:
-            self.check(out, x, "transformer_attribution", allowed=("Softmax",))
+            self.check(out, x, "transformer_attribution", allowed=WINNERS)
 
 
 @register(
@@ -65,9 +45,9 @@ class TransformerAttribution(Attending):
 
     :math:`\bar A_L \cdots \bar A_1` with :math:`\bar A = I + E_h (\nabla P \odot R)^+`, where R is the relevance that
     reaches an attention P from a score whose relevance is 1. Linear layers share relevance by :math:`\alpha = 1` among their
-    positive products, activations hand it on, a product halves it between its factors, norms count as constants, and a
-    softmax shares it by its gradient. At sums it is shared by the summands themselves, where the paper's code scales both
-    shares once more; so maps are not equal to that code's, but alike.
+    positive products, activations hand it on, a product halves it between its factors, norms are divided by a constant, and
+    a softmax shares it by its gradient, all as in `attn_lrp`. At sums the summands share it themselves; the paper's code
+    scales both shares once more, so its maps are alike, not equal.
 
     Args:
         output: Which score is differentiated, and whose relevance is shared out.
@@ -91,7 +71,7 @@ class TransformerAttribution(Attending):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the patches' size."""
-        first = self.layer_at(self.start_layer)
+        first = self.number(self.start_layer, inputs)
 
         def make(layers: list[Tensor], start: Tensor) -> Tensor:
             return follow(layers[first:], start)

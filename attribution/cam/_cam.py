@@ -3,66 +3,52 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..attributor import Attributor, Computed, Resize
-from ..model import Model
+from ..attributor import Computed
+from ..layer._layer import Layered
 from ..targets import Target
 
+__all__ = ["ClassActivation", "largest"]
 
-class ClassActivation(Attributor):
+
+def largest(amounts: Tensor, top: int) -> list[Tensor]:
+    """The channels of each image with the largest amounts, in their order: at most `top`, none with 0.
+
+    Args:
+        amounts: `(N, K)`, not negative.
+        top: How many at most.
+
+    Example:
+        >>> [one.tolist() for one in largest(torch.tensor([[0.0, 3.0, 1.0, 2.0], [0.0, 0.0, 4.0, 0.0]]), 2)]
+        [[1, 3], [2]]
+    """
+    chosen = amounts.argsort(dim=1, descending=True, stable=True)[:, :top]
+    return [one[own[one] > 0].sort().values for one, own in zip(chosen, amounts, strict=True)]
+
+
+class ClassActivation(Layered):
     """Weighs the feature maps of one layer.
 
     Args:
-        layer: The layer's name in the network (`"name@k"` for its k-th call), or "auto": the last with a map before
-            pooling; where only the class token is read after the last block, what stands before the last attention.
-        at: The layer by its depth: "input", "middle" or "final".
         relu: Whether negative values are cut off.
-        resize: How the map is brought to the image's size; `None` leaves it.
     """
 
-    layers = "own"
-
-    layer: str = "auto"
     relu: bool = True
-    resize: Resize | None = "bilinear"
-
-    @classmethod
-    def supports(cls, model: Model) -> str | None:
-        """Networks with a layer whose map leads to the output."""
-        reason = super().supports(model)
-        if reason is not None or not isinstance(model.network, nn.Module):
-            return reason
-        if model.shape is None:
-            maps = any(
-                isinstance(m, nn.Conv2d) or "attention" in type(m).__name__.lower() for m in model.network.modules()
-            )
-            return None if maps else "no convolution and no attention was found in it"
-        try:
-            model.auto_layer()
-        except ValueError as error:
-            return str(error)
-        return None
-
-    def _refusal(self) -> str | None:
-        """A layer that the user names is not looked for."""
-        return (
-            type(self).supports(self.model)
-            if self.layer == "auto" and self.at is None
-            else super().supports(self.model)
-        )
-
-    def where(self, inputs: Tensor) -> str:
-        """The layer's name."""
-        if self.at is not None:
-            return self.model.place(self.at, inputs)
-        return self.model.auto_layer(inputs) if self.layer == "auto" else self.layer
 
     def weighed(self, inputs: Tensor, target: Target, weigh: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Computed:
         """The map that `weigh(features, gradients, scores)` makes, batch by batch; cut off at 0 if so wished."""
         layer = self.where(inputs)
-        self.model.layers(inputs)  # which shows it an image
-        maps = torch.cat(
-            self.model.features(inputs, target, layer, lambda _, a, g, s: weigh(a, g, s), output=self.output)
+        return self.finished(
+            self.model.features(inputs, target, layer, lambda _, a, g, s: weigh(a, g, s), output=self.output), layer
         )
-        return Computed(maps.relu() if self.relu else maps, {"layer": layer})
+
+    def looked_at(self, inputs: Tensor, target: Target, layer: str) -> Tensor:
+        """The layer's feature maps, `(N, K, h, w)`, without a gradient."""
+        layout = self.model.layout(layer)
+        return layout.maps(self.model.activations(inputs, layer, rows=target.rows, count=target.count))
+
+    def finished(self, maps: list[Tensor], layer: str, **details: Tensor) -> Computed:
+        """Maps of batches end to end, and what is told of them."""
+        found = torch.cat(maps)
+        return Computed(found.relu() if self.relu else found, {"layer": layer, **details})

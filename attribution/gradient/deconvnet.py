@@ -46,6 +46,8 @@ class Deconvnet(Attributor):
         True
     """
 
+    tried = "rectifiers"
+
     channels: Channels = "sum"
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:

@@ -180,8 +180,8 @@ class FullGrad(_FullGrad):
 
     A network of ReLUs, biases and poolings is linear around an image, :math:`f(x) = x \cdot g + \sum_l b_l \cdot g_l`, with
     nothing left over: `details["completeness"]` has what is left over, relative to the score, `(N,)`. Where it is not near
-    zero (GELU, sigmoid gates, attention, norms of the input) the map leaves out what those add. Batch norms count with the
-    bias that they have in effect.
+    zero (GELU, ReLU6 beyond 6, sigmoid gates, attention, norms of the input) the map leaves out what those add. Batch norms
+    count with the bias that they have in effect.
 
     The map itself does not sum to the score. Of every convolution and batch norm, and of the input, absolute terms are
     stretched to go from 0 to 1 in each image, enlarged and summed: each layer weighs the same for the largest of its terms,

@@ -164,6 +164,8 @@ class GuidedBackprop(Attributor):
         (torch.Size([1, 1, 2, 2]), {'activations': 1})
     """
 
+    tried = "rectifiers"
+
     channels: Channels = "sum"
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:

@@ -26,7 +26,8 @@ class SmoothGrad(Wrapping):
     It is the mean over a neighbourhood, and of gradients the gradient of the score blurred by the noise, which is another
     function than the network's. The mean is signed: where gradients of both signs meet, little is left; `smoothgrad_sq`
     and `vargrad` show those places. Noisy copies are not cut off at the model's bounds. An image of one value has no range,
-    so that relative noise leaves it as it is. How much of the map is left to chance is told by `details["half_width"]`.
+    so that relative noise leaves it as it is; the columns of a table share one range, and should be of one scale. How much
+    of the map is left to chance is told by `details["half_width"]`.
 
     Args:
         samples: How many noisy copies; the paper sees little change beyond 50.

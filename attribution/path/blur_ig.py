@@ -36,7 +36,7 @@ def blur_matrix(size: int, sigma: float, edges: Edges, dtype: torch.dtype, devic
     """
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets / max(sigma, 1e-9)).double() ** 2)
+    kernel = torch.exp(-0.5 * (offsets.double() / max(sigma, 1e-9)) ** 2)
     kernel = (kernel / kernel.sum()).expand(size, -1)
     index = torch.arange(size)[:, None] + offsets
     if edges == "zero":
@@ -164,7 +164,7 @@ class Derivatives(Blurs):
 
 
 def blur_ig(model: Model, path: Blurs, target: Target, *, output: Output) -> tuple[Tensor, Tensor]:
-    r"""Sum gradients along a path of blurs, each times the way that goes with it (equation 3 of the paper).
+    r"""Sum gradients along a path of blurs, each times the way that goes with it.
 
     .. math:: -\int_0^{\sigma_{max}} \frac{\partial f}{\partial x_\sigma} \odot
         \frac{\partial x_\sigma}{\partial \sigma} \, d\sigma
@@ -195,7 +195,7 @@ def blur_ig(model: Model, path: Blurs, target: Target, *, output: Output) -> tup
     needs="gradient",
     samples="steps",
     small={"steps": 16},
-    paper="Xu, Venugopalan and Sundararajan 2020, arXiv:2004.03383, equation 3",
+    paper="Xu, Venugopalan and Sundararajan 2020, arXiv:2004.03383",
 )
 class BlurIG(Attributor):
     r"""The gradient along a path from the blurred image to the sharp one, times what sharpening changes.

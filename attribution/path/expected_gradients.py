@@ -132,7 +132,7 @@ class _Stills:
 
 
 def expected_gradients(model: Model, path: Draws, target: Target, *, output: Output) -> tuple[Tensor, Tensor]:
-    r"""Average the gradient times the way over draws (equation 3 of the paper).
+    r"""Average the gradient times the way over draws.
 
     .. math:: \frac{1}{S} \sum_s (x - x'_s) \odot \nabla f\bigl(x'_s + \alpha_s (x - x'_s)\bigr)
 
@@ -204,7 +204,7 @@ class _Referred(Attributor):
     samples="samples",
     kinds=("image", "table", "tokens"),
     small={"samples": 64},
-    paper="Erion, Janizek, Sturmfels, Lundberg and Lee 2021, arXiv:1906.10670, equation 3",
+    paper="Erion, Janizek, Sturmfels, Lundberg and Lee 2021, arXiv:1906.10670",
 )
 class ExpectedGradients(_Referred):
     r"""Integrated gradients averaged over references: what a pixel adds, against all that might stand there.

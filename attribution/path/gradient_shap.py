@@ -81,7 +81,7 @@ class GradientSHAP(_Referred):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, C, H, W)`."""
-        width = torch.full((len(inputs),), float(self.stdevs)).to(inputs)
+        width = inputs.new_full((len(inputs),), self.stdevs)
         if self.relative:
             flat = inputs.flatten(1)
             width *= flat.amax(1) - flat.amin(1)

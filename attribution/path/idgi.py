@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from .. import baselines
-from .._parameters import Range
+from .._parameters import Range, parameters
 from ..attributor import Attributor, Channels, Computed, register
 from ..model import map_type
 from ..targets import Output, Target
+from . import guided_ig
 from ._line import Line, Tile, spread, walk
 from .blur_ig import WIDTH, Blurs, Edges, scales
+from .guided_ig import GuidedIG
 from .integrated_gradients import nodes
 
 
 def idgi(tiles: Iterable[Tile], inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Divide each step's gain among pixels by their squared gradients at its start (algorithm 1 of the paper).
+    r"""Divide each step's gain among pixels by their squared gradients at its start.
 
     .. math:: \sum_j \bigl(f(x_{j+1}) - f(x_j)\bigr) \frac{g_j \odot g_j}{\lVert g_j \rVert^2}
 
@@ -66,7 +68,7 @@ def idgi(tiles: Iterable[Tile], inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]
     kinds=("image", "table", "tokens"),
     # where a path gains nothing for a class, its squares show no object: a probability can fall on the way from black
     small={"steps": 16, "output": "logit"},
-    paper="Yang, Wang and Bilgic 2023, arXiv:2303.14242, algorithm 1",
+    paper="Yang, Wang and Bilgic 2023, arXiv:2303.14242",
 )
 class IDGI(Attributor):
     r"""The score's gain in each step of a path, divided among pixels by their squared gradients.
@@ -80,9 +82,10 @@ class IDGI(Attributor):
     Args:
         output: Which score is divided; the paper takes the probability.
         steps: Points on the path, both ends included.
-        path: "straight" (the paper's IG+IDGI) from the baseline, or "blur" (its BlurIG+IDGI) from the blurred image.
-        baseline: Where a straight path starts: "zero", "black", "white", "mean", "blur", "noise", a number, a tensor or a
-            callable.
+        path: "straight" (the paper's IG+IDGI) or "guided" (its GIG+IDGI, as `guided_ig` walks at its defaults) from the
+            baseline, or "blur" (its BlurIG+IDGI) from the blurred image.
+        baseline: Where a straight or guided path starts: "zero", "black", "white", "mean", "blur", "noise", a number, a
+            tensor or a callable.
         max_sigma: Of the blur that path="blur" starts with, in pixels; `None`: 50/224 of the shorter side.
         edges: What lies outside of the image when it is blurred: "replicate" repeats the last pixels, "zero" puts zeros.
         channels: How the channels become one map.
@@ -102,7 +105,7 @@ class IDGI(Attributor):
 
     output: Output = "probability"
     steps: Annotated[int, Range(2)] = 50
-    path: Literal["straight", "blur"] = "straight"
+    path: Literal["straight", "guided", "blur"] = "straight"
     baseline: baselines.Baseline = "zero"
     max_sigma: Annotated[float, Range(0, open=True)] | None = None
     edges: Edges = "replicate"
@@ -119,11 +122,22 @@ class IDGI(Attributor):
             start = baselines.make(self.baseline, inputs, self.model)
             line = Line(inputs, start, nodes("trapezoid", self.steps)[0])
             return walk(self.model, line, target, output=self.output)
+        if self.path == "guided":
+            return self._guided(inputs, target)
         if inputs.ndim != 4:
             raise ValueError("idgi: path='blur' is for images, (N, C, H, W): pass path='straight'")
         most = float(self.max_sigma or WIDTH * min(inputs.shape[2:]))
         blurs = Blurs(inputs, scales(self.steps, most, "linear"), self.edges)
         return walk(self.model, blurs, target, output=self.output)
+
+    def _guided(self, inputs: Tensor, target: Target) -> Iterator[Tile]:
+        start, rows = baselines.make(self.baseline, inputs, self.model), slice(0, len(inputs))
+        how: dict[str, Any] = {n: parameters(GuidedIG)[n].default for n in ("fraction", "max_dist")}
+        steps = guided_ig.walk(self.model, inputs, start, target, steps=self.steps - 1, **how, output=self.output)
+        for k, step in enumerate(steps):
+            yield Tile(rows, slice(k, k + 1), step.scores[None], step.gradients[None])
+        scores, gradients = self.model.gradients(inputs, target, output=self.output)
+        yield Tile(rows, slice(self.steps - 1, self.steps), scores[None], gradients[None])
 
     @classmethod
     def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:

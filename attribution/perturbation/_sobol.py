@@ -121,9 +121,7 @@ def _names(a: "np.ndarray[Any, Any]", b: "np.ndarray[Any, Any]") -> "np.ndarray[
     found = np.empty((n, d + 2), dtype=[("low", np.uint64), ("high", np.uint64)])
     for part in ("low", "high"):
         factor, salt = rng.integers(1, 2**63, size=(2, d), dtype=np.uint64)
-        one, other = (
-            (_mixed(p.view(np.uint32).astype(np.uint64) + salt)) * (2 * factor + np.uint64(1)) for p in (a, b)
-        )
+        one, other = ((_mixed(p.view(np.uint32).astype(np.uint64) + salt)) * (2 * factor + np.uint64(1)) for p in (a, b))
         found[part][:, 0] = one.sum(1)
         found[part][:, 1:-1] = one.sum(1, keepdims=True) - one + other
         found[part][:, -1] = other.sum(1)

@@ -243,9 +243,7 @@ class ShapBPT(Attributor):
         maps = torch.stack([one.values[tree.labels] for one, tree in zip(found, made, strict=True)]) / share
         details = {
             "leaves": labels,
-            "regions": torch.stack([one.pieces[tree.labels] for one, tree in zip(found, made, strict=True)]).to(
-                inputs.device
-            ),
+            "regions": torch.stack([one.pieces[tree.labels] for one, tree in zip(found, made, strict=True)]).to(inputs.device),
             "remaining": torch.tensor([one.remaining for one in found], dtype=torch.float64),
             "evaluations": torch.tensor([one.evaluations for one in found]),
         }

@@ -360,6 +360,8 @@ class Relevance(Attributor):
         channels: How the channels become one map.
     """
 
+    tried = "lrp"
+
     channels: Channels = "sum"
 
     def composite(self) -> Composite:
@@ -415,7 +417,7 @@ class Boxed(Relevance):
     @classmethod
     def supports(cls, model: Model) -> str | None:
         """Models with bounds."""
-        return super().supports(model) or box_needed(model)
+        return box_needed(model) or super().supports(model)
 
 
 def residual(maps: Tensor, given: Tensor, beside: Tensor | float = 0.0) -> dict[str, Tensor]:

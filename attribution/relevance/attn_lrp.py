@@ -14,6 +14,8 @@ KINDS = ("image", "table", "tokens")
 class Attended(Relevance):
     """A method for networks with attention."""
 
+    tried = "attn_lrp"
+
     @classmethod
     def supports(cls, model: Model) -> str | None:
         """Networks with a module that is called attention."""

@@ -51,6 +51,8 @@ class DeepLiftSHAP(Attributor):
         True
     """
 
+    tried = "deeplift"
+
     references: References = None
     seed: Seed = 0
     channels: Channels = "sum"

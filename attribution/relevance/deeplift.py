@@ -51,14 +51,25 @@ class Differences(Rules):
         a0, b0 = self._recall("product", a, b)
         return applied(_Product, a, b, ((a + a0).detach() / 2, (b + b0).detach() / 2), apply)
 
+    def quotient(self, a: Tensor, b: Tensor) -> Tensor:
+        """The product that it undoes, by its rule: nothing grows where a denominator is near zero on one side alone."""
+        if self.recording:
+            return self._record("quotient", torch.div, a, b)
+        a0, b0 = self._recall("quotient", a, b)
+        out, before = (a / b).detach(), a0 / b0
+        same = b.detach() * b0 > 0  # of a denominator that changes its sign, the reciprocal and a product
+        middle = (b.detach() + b0) / 2
+        outer = torch.where(same, 1 / middle, (1 / b.detach() + 1 / b0) / 2)
+        inner = torch.where(same, (out + before) / 2 / middle, (a.detach() + a0) / 2 / (b.detach() * b0))
+        return applied(_Instead, a * outer - b * inner, out)
+
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """The exponential of the logarithm of the softmax."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
         return self.elementwise(torch.exp, self.log_softmax(apply, x, dim), "exp")
 
     def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """Each value minus what all exponentials add up to."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)
+        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
         return x - self.logsumexp(lambda x: x.logsumexp(dim, keepdim=True), x, (dim,), keepdim=True)
 
     def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:
@@ -70,14 +81,14 @@ class Differences(Rules):
         return applied(_Instead, (x * share).sum(dims, keepdim=keepdim), apply(x.detach()))
 
     def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
-        """Squares, their mean, one over its root, and a product."""
+        """Squares, their mean, its root, and a quotient."""
         del apply, name
 
-        def inverse(y: Tensor) -> Tensor:
+        def deviation(y: Tensor) -> Tensor:
             mean = self.elementwise(torch.square, y, "square").mean(options["dims"], keepdim=True)
-            return self.elementwise(torch.rsqrt, mean + options["eps"], "rsqrt")
+            return self.elementwise(torch.sqrt, mean + options["eps"], "sqrt")
 
-        return normalized(x, options, inverse, lambda a, b: self.product(torch.mul, a, b))
+        return normalized(x, options, deviation, self.quotient)
 
     def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
         """What the input's winner gains over the baseline's is its own; what falls short is the baseline's winner's."""
@@ -194,7 +205,7 @@ def _multiplier(name: str, ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tenso
     if name == "rsqrt":
         return -((out * before) ** 2) / (out + before)
     if name == "sqrt":
-        return 1 / (out + before).clamp_min(torch.finfo(out.dtype).tiny)
+        return torch.where(out + before > 0, 1 / (out + before), 0.0)  # of zero there is no derivative
     change = x - x0
     # infinite values of both, as masks make them, have no difference either
     apart = change.abs() > NEAR * torch.finfo(x.dtype).eps * (x.abs() + x0.abs())
@@ -283,7 +294,7 @@ def deep_lift(
                 rules.replay()
                 out = run(x)
                 score = read(out, target.take(part), output, model.activation)
-            coarsest = torch.finfo((out if isinstance(out, Tensor) else score).dtype).eps
+            coarsest = max(torch.finfo(t.dtype).eps for t in (out, score, maps) if isinstance(t, Tensor))
             if rules.kept:
                 rules.refuse()
             rules.check(score, x, "deeplift")
@@ -327,8 +338,9 @@ class DeepLift(Attributor):
 
     Every activation and function of single values has the rule, however it is written. The paper's rule is for those alone;
     of what mixes several values, products give each factor the mean of the other's two values (which are their Shapley
-    values), norms, softmax and attention come apart into squares, roots, exponentials and products, and of a maximum what
-    is gained belongs to the input's winner and what is lost to the baseline's. The map depends on how a network is written:
+    values), a quotient is the product that it undoes, norms, softmax and attention come apart into squares, roots,
+    exponentials, quotients and products, and of a maximum what is gained belongs to the input's winner and what is lost to
+    the baseline's. The map depends on how a network is written:
     two networks of equal outputs may have different maps. A pixel that equals the baseline gets exactly 0.
 
     Args:
@@ -350,6 +362,8 @@ class DeepLift(Attributor):
         >>> bool(torch.isclose(map.sum(), difference[0, 0], atol=1e-6))
         True
     """
+
+    tried = "deeplift"
 
     baseline: baselines.Baseline = "zero"
     channels: Channels = "sum"

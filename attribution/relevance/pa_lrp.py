@@ -150,6 +150,8 @@ class PALRP(Attended):
         torch.Size([1, 1, 4, 4])
     """
 
+    tried = "pa_lrp"
+
     layers: ClassVar[Layers] = "none"
 
     epsilon: Positive = 1e-6

@@ -112,7 +112,9 @@ def test_black_box_methods_give_the_same_map_on_the_file(cnn_file, images, name,
 def test_a_file_has_no_gradients_and_no_layers(cnn_file, images):
     path, _ = cnn_file
     model = Model(path)
-    assert available(model=model) == [n for n in available() if not {"gradient", "layer"} & create_needs(n)]
+    assert available(model=model) == [
+        n for n in available() if not {"gradient", "layer", "attention"} & create_needs(n)
+    ]
     with pytest.raises(ValueError, match="needs gradients"):
         create("saliency", model)
     with pytest.raises(ValueError, match="needs no gradients"):
@@ -303,7 +305,7 @@ def test_gradients_and_layers_are_torch_s(networks, images, backend):
     trunk, head = model.split("3")
     torch.testing.assert_close(head.outputs(trunk.outputs(x)), plain.outputs(x), **CLOSE)
     assert trunk.backend == head.backend == "torch"
-    assert available(model=model) == available()
+    assert available(model=model) == available(model=plain)
 
 
 def test_outputs_of_a_compiled_network_are_not_overwritten(networks, images):

@@ -66,10 +66,15 @@ def test_a_product_gives_each_factor_the_mean_of_the_other():
     assert explain(column(lambda x: x[:, 0] * x[:, 0]), row(3, 0), baseline=row(1, 0)).maps.tolist() == [[8.0, 0.0]]
 
 
-def test_a_quotient_is_a_product_with_a_reciprocal():
-    """6 / 3 from 2 / 1: 1/b falls from 1 to 1/3; (6 - 2) * 2/3 and (6 + 2) / 2 * (-2/3)."""
+def test_a_quotient_is_the_product_that_it_undoes():
+    """a = q b: what a gains is the gain of q times the mean of b, and the mean of q times the gain of b."""
     network = column(lambda x: x[:, 0] / x[:, 1])
-    assert torch.allclose(explain(network, row(6, 3), baseline=row(2, 1)).maps, row(8 / 3, -8 / 3))
+    assert explain(network, row(6, 3), baseline=row(2, 1)).maps.tolist() == [[2.0, -2.0]]  # 4 / 2, and 2 * 2 / 2
+    assert torch.allclose(explain(network, row(6, 2), baseline=row(0, 1e-9)).maps, row(6, -3))  # and not 1e9
+    # from 2 / -1 to 6 / 3 the mean of b's reciprocals is -1/3, and the reciprocal gains 4/3
+    assert torch.allclose(explain(network, row(6, 3), baseline=row(2, -1)).maps, row(-4 / 3, 16 / 3))
+    one = column(lambda x: 2 / x[:, 0])
+    assert torch.allclose(explain(one, row(4), baseline=row(1)).maps, row(-1.5))
 
 
 def test_a_maximum_gives_gains_to_its_winner_and_losses_to_the_baseline_s():
@@ -89,6 +94,9 @@ def test_a_maximum_where_nothing_differs_hands_on_to_its_winner_alone():
         lambda x: functional.max_pool1d(torch.stack([x[:, 0] + x[:, 1], 0 * x[:, 0]], 1)[:, None], 2).flatten()
     )
     assert explain(network, row(3, 2), baseline=row(1, 4)).maps.tolist() == [[2.0, -2.0]]
+    # the baseline's winner falls from 5 to 0, by 3 above the new one, which is where it was and has no part in it
+    network = column(lambda x: torch.stack([x[:, 0] + x[:, 1], x[:, 2]], 1).amax(1))
+    assert torch.equal(explain(network, row(3, -1, 0), baseline=row(1, 1, 5)).maps, row(0, 0, -3))
 
 
 def test_two_inputs_of_a_softmax_by_hand():
@@ -128,7 +136,7 @@ def test_it_adds_up_on_every_network_of_the_zoo(zoo, zoo_name):
     close(found.maps[1:], alone, 1e-8)  # multipliers of large cancelling terms: rounding differs with the batch
 
 
-@pytest.mark.parametrize("name", ["timm_efficientnet", "torchvision_vit", "hf_swin", "torchvision_resnet18"])
+@pytest.mark.parametrize("name", ["timm_efficientnet", "torchvision_vit"])
 @pytest.mark.parametrize("output", ["probability", "log_probability", "margin"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_every_score_adds_up(zoo, name, output, activation):
@@ -210,6 +218,24 @@ def test_a_softmax_far_from_the_baseline_s_does_not_overflow():
     found = explain(network, row(900, 0, -900), baseline=row(-900, 0, 900))
     assert abs(float(found.maps.sum()) - 1) < 1e-9
     assert float(found.maps.abs().max()) < 2
+    found = explain(network, row(3, 0), baseline=row(-900, 900))
+    assert float(found.maps.sum()) == pytest.approx(float(row(3, 0).softmax(1)[0, 0]))
+
+
+def test_a_softmax_may_be_told_to_be_precise():
+    network = column(lambda x: x.softmax(1, dtype=torch.float64) @ torch.tensor([1.0, -2, 3], dtype=torch.float64))
+    x = row(1, 2, 3)
+    found, wanted = explain(network, x.float(), baseline=0.5).maps, explain(network, x, baseline=0.5).maps
+    close(found, wanted.float(), 1e-6)  # float32 at the input
+
+
+def test_vectors_without_length_have_no_share():
+    network = column(
+        lambda x: 9 * functional.normalize(x.reshape(-1, 2, 2), dim=2).sum((1, 2)) + 7 * x[:, :2].norm(dim=1)
+    )
+    found = explain(network, row(0, 0, 3, 4))
+    assert found.maps[0, :2].tolist() == [0.0, 0.0]
+    assert float(found.maps.sum()) == pytest.approx(9 * 1.4)
 
 
 # -- captum, where it is right -----------------------------------------------------------------------------------------
@@ -390,6 +416,14 @@ def test_work_in_place_on_what_was_kept_changes_nothing():
     x = values(2, 4)
     with_it, without = (explain(column(lambda x, w=w: run(x, w).sum(1)), x).maps for w in (True, False))
     close(with_it, without)
+
+
+def test_baselines_of_their_own_follow_their_images(networks, images):
+    network, x, x0 = networks.vgg(), images(3), images(3, seed=1)
+    for size in (1, 2):
+        found = explain(Model(network, batch_size=size), x, baseline=x0).maps
+        alone = [explain(network, x[i : i + 1], baseline=x0[i : i + 1]).maps for i in range(3)]
+        close(found, torch.cat(alone), 1e-4)  # float32
 
 
 def test_nothing_of_the_caller_s_is_touched(networks, images, untouched):

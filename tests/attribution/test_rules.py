@@ -230,6 +230,13 @@ def test_a_product_with_a_constant_or_a_parameter_is_no_product(run):
         rules.check(met.sum(), x, "a test")
 
 
+def test_a_quotient_is_a_product_with_a_reciprocal():
+    for run, products in ((lambda x: 2 / x, 0), (lambda x: x.exp() / x, 1), (lambda x: torch.div(3.0, x), 0)):
+        rules = agree(run, leaf(3, 5))
+        assert rules.seen.count("reciprocal") == 1
+        assert rules.met.get("product", 0) == products
+
+
 def test_a_caller_s_parameters_do_not_depend_on_the_input():
     """A bare callable hides parameters that take gradients: activations of them are not met, and they get no gradient."""
     scale, layer = nn.Parameter(values(4)), nn.Linear(4, 3).double()
@@ -410,6 +417,28 @@ def test_multi_head_attention_in_its_parts_is_torch_s(name, batch_first):
     expected = layer(*(t if batch_first else t.transpose(0, 1) for t in (q, k, v)), **options)[1]
     assert (found is None) == (expected is None)
     assert found is None or torch.allclose(found, expected, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("pad", [None, PAD])
+def test_masks_that_forbid_are_turned_round(pad):
+    """The module hands on numbers; who calls the function may pass what is forbidden."""
+    layer, x, mask = multi_head(), leaf(5, 3, 8), torch.ones(5, 5, dtype=torch.bool).triu(1)
+    weights = (
+        layer.in_proj_weight,
+        layer.in_proj_bias,
+        None,
+        None,
+        False,
+        0.0,
+        layer.out_proj.weight,
+        layer.out_proj.bias,
+    )
+    agree(
+        lambda x: functional.multi_head_attention_forward(
+            x, x, x, 8, 2, *weights, training=False, attn_mask=mask, key_padding_mask=pad
+        )[0],
+        x,
+    )
 
 
 def test_attention_to_itself_and_of_one_image_and_in_an_encoder_layer():

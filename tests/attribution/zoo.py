@@ -67,7 +67,6 @@ def build(name: str, seed: int = 0) -> nn.Module:
     """A fresh network in evaluation mode, the same for the same seed; the global generator is put back."""
     state = torch.get_rng_state()
     try:
-        torch.manual_seed(seed)
         return lively(BUILDERS[name](), images(name, CALIBRATION, seed=seed + 1), seed)
     finally:
         torch.set_rng_state(state)

@@ -107,12 +107,12 @@ def test_targets_and_labels(run, photo, nets, tmp_path):
 
 def test_a_pattern_leaves_out_what_does_not_run(run, photo, nets, tmp_path):
     code, text, err = run(
-        "explain", photo(), "-m", "cam/*", "-m", "gradient/*", "--model", f"{nets}:bright", "--size", 32, "--out",
+        "explain", photo(), "-m", "cam/*", "-m", "gradient/input*", "--model", f"{nets}:bright", "--size", 32, "--out",
         tmp_path / "out",
     )  # fmt: skip
     assert code == 0
     assert "left out grad_cam: no layer" in err
-    assert [line.split()[1] for line in text.splitlines()[1:3]] == ["input_x_gradient", "saliency"]
+    assert [line.split()[1] for line in text.split("\n\n")[0].splitlines()[1:]] == ["input_x_gradient"]
 
 
 def test_a_budget(run, photo, nets, tmp_path):
@@ -284,7 +284,7 @@ def test_compare(run, photo, nets, tmp_path):
     (tmp_path / "photos" / "labels.csv").write_text("file,class_index\na.png,1\nb.png,0\n")
     out = tmp_path / "out"
     code, text, err = run(
-        "compare", tmp_path / "photos", "-m", "saliency", "-m", "rise", "-m", "sobol", "-m", "cam/*", "--budget", 30,
+        "compare", tmp_path / "photos", "-m", "saliency", "-m", "rise", "-m", "sobol", "-m", "cam/grad_ca?", "--budget", 30,
         "--target", "label", "--metric", "insertion", "-o", "insertion.steps=5", "--model", f"{nets}:bright", "--size", 32,
         "--out", out,
     )  # fmt: skip
@@ -367,6 +367,32 @@ def test_help_is_fast_and_for_newcomers(run):
         assert f"attriscope {command}" in text
         assert "For example:" in text
     assert run()[1] == run("--help")[1]
+
+
+def test_methods_that_run_on_a_model(run, nets, fails):
+    code, text, err = run("methods", "*cam*", "--model", f"{nets}:conv", "--size", 16)
+    assert (code, err) == (0, "")
+    rows = [line.split()[0] for line in text.splitlines() if line]
+    assert rows[0] == "method"
+    assert {"grad_cam", "score_cam", "wcam"} <= set(rows[1 : rows.index("cost:")])
+    code, text, _ = run("methods", "cam/grad_ca?", "--model", f"{nets}:flat", "--size", 32)
+    assert code == 0
+    assert text.startswith(f"grad_cam does not run on {nets}:flat: no layer was found")
+    assert len(text.splitlines()) == 1
+    for model, said in ((f"{nets}:flat", "does not run on"), (f"{nets}:conv", "runs on")):
+        _, text, _ = run("methods", "gradcam", "--model", model, "--size", 32)
+        assert text.startswith("grad_cam\n====")
+        assert text.splitlines()[-1].startswith(f"grad_cam {said} {model}")
+    code, text, _ = run("methods", "saliency", "--model", f"{nets}:byte_model", "--size", 32)
+    assert text.splitlines()[-1] == f"saliency runs on {nets}:byte_model."
+    assert "no weights today" in fails("methods", "--model", f"{nets}:broken")
+    assert "cannot run on images of 3 x 48 x 48 pixels" in fails("methods", "--model", f"{nets}:flat", "--size", 48)
+    assert "is for --model" in fails("methods", "--size", 48)
+
+
+def test_a_dense_network_has_methods_too(run, nets):
+    code, text, _ = run("methods", "rise", "--model", f"{nets}:dense", "--size", 16)
+    assert (code, text.splitlines()[-1]) == (0, f"rise runs on {nets}:dense.")
 
 
 def test_version(run):

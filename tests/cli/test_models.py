@@ -51,7 +51,8 @@ def timm_like(fake, config, made):
         return made
 
     fake("timm", create_model=create_model, list_models=lambda: ["resnet18", "resnet50"])
-    fake("timm.data", resolve_model_data_config=lambda m: config if m is made else None)
+    fake("timm.data")
+    fake("timm.data.config", resolve_model_data_config=lambda m: config if m is made else None)
 
 
 def test_timm(fake):
@@ -117,16 +118,27 @@ def test_hugging_face(fake, processor, expected):
     made.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
     processor = SimpleNamespace(image_mean=[0.5] * 3, image_std=[0.25] * 3, **processor)
 
-    def from_pretrained(name):
+    missing, bars = [], [True]
+
+    def from_pretrained(name, *, output_loading_info):
+        assert output_loading_info
         if name != "me/model":
             raise OSError(f"{name} is not a local folder and is not a valid model identifier\nlisted on the hub")
-        return made
+        assert bars == [False]
+        return made, {"missing_keys": set(missing)}
 
     fake(
         "transformers",
         AutoImageProcessor=SimpleNamespace(from_pretrained=lambda name: processor),
         AutoModelForImageClassification=SimpleNamespace(from_pretrained=from_pretrained),
     )
+    switches = {
+        "is_progress_bar_enabled": lambda: bars[0],
+        "disable_progress_bar": lambda: bars.__setitem__(0, False),
+        "enable_progress_bar": lambda: bars.__setitem__(0, True),
+    }
+    fake("transformers.utils", logging=SimpleNamespace(**switches))
+    made.base_model_prefix = "vit"
     loaded = load("hf:me/model")
     assert seen(loaded) == ([0.5] * 3, [0.25] * 3, expected)
     assert loaded.classes == ["cat", "dog"]
@@ -138,6 +150,12 @@ def test_hugging_face(fake, processor, expected):
     with pytest.raises(Problem) as problem:
         load("hf:me/other")
     assert "not a valid model identifier listed" in str(problem.value)
+    assert bars == [True]
+    missing += ["vit.pooler.weight"]
+    load("hf:me/model")
+    missing += ["head.weight", "head.bias"]
+    with pytest.raises(Problem, match=r"never trained to classify, its head\.bias is missing"):
+        load("hf:me/model")
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_odd_preparations():
 
 def test_the_resize_is_pillows_own(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 451, 3), np.uint8)
-    expected = np.array(Image.fromarray(pixels).resize((385, 256), Image.Resampling.BICUBIC))[16:240, 80:304] / 255
+    expected = np.array(Image.fromarray(pixels).resize((384, 256), Image.Resampling.BICUBIC))[16:240, 80:304] / 255
     assert torch.equal(Preparation((224, 224), 256).apply(pixels), torch.from_numpy(expected).float().permute(2, 0, 1))
 
 

@@ -1,0 +1,1 @@
+"""Methods that give whole regions what a gradient method says of their pixels."""
