@@ -399,6 +399,8 @@ class Within(Relevance):
         rules: Which rule where.
     """
 
+    tried = ""  # the method that it is made for was
+
     rules: Composite
 
     def composite(self) -> Composite:

@@ -58,7 +58,8 @@ class LRPZPlus(Relevance):
     r"""LRP with the z-plus rule in every layer: only positive terms, weights times inputs, get a share.
 
     All of the map has the sign of the score: it shows what was seen, not what spoke against it. Nearly the same for every
-    class. See `lrp` for everything else.
+    class. Made for rectifiers: behind layer norms a term near zero changes its sign with rounding, which the map shows. See
+    `lrp` for everything else.
 
     Args:
         output: Which score is handed back: logit or margin.

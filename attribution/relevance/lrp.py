@@ -25,7 +25,8 @@ class LRP(Relevance):
     What an activation gets, its input gets. Batch norms are one with the layer before them; alone, and in average pooling,
     the epsilon rule holds. The winner of a max pooling takes all; residual branches get what they added. Of a product that
     both depend on the image, the signal takes all if the other is its gate (a sigmoid or a softmax), else a half goes to
-    each. Norms over an image hand on as if their deviation were constant, and a softmax by its derivative.
+    each. Norms over an image hand on as if their deviation were constant, and a softmax by its derivative. A product with a
+    constant matrix that is written out has the epsilon rule without epsilon.
 
     Biases and epsilon keep their share: `details["residual"]` `(N,)` is the score minus the map's sum, and
     `details["relative_residual"]` that of the score's size. A network with an operation for which there is no rule is

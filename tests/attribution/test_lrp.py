@@ -327,6 +327,14 @@ def test_gamma_goes_from_epsilon_to_zplus():
     close(run("lrp_gamma", network, x, named, gamma=1e7).maps, run("lrp_zplus", network, x, named).maps, 1e-4)
 
 
+def test_deep_taylor_is_the_box_and_zplus():
+    network, x = seeded(cnn), images(2)
+    plus = {"convolution": "zplus", "dense": "zplus", "epsilon": 0}
+    found = run("lrp_z_box", network, x, 1).maps
+    close(found, run("lrp", network, x, 1, first="z_box", **plus).maps)
+    assert float((found - run("lrp", network, x, 1, **plus).maps).abs().max()) > 0.1 * float(found.abs().max())
+
+
 def test_alpha_one_is_zplus():
     network, x = seeded(cnn), images(2) - 0.5
     plus = run("lrp_zplus", network, x, 2, bounds=None).maps
@@ -678,10 +686,10 @@ def test_what_is_no_change_of_unit():
     found = run("lrp_z_box", seeded(lambda: Net(lambda x: x * x)), x, 1).maps
     close(found, run("lrp_zplus", plain, x * x, 1).maps)
     # what is divided by gets nothing
-    found = run(
-        "lrp", seeded(lambda: Net(lambda x: torch.cat([x[:, :2], 2 / (x[:, 2:] + 1)], 1))), x, 1, epsilon=0
-    ).maps
-    other = run("lrp", plain, torch.cat([x[:, :2], 2 / (x[:, 2:] + 1)], 1), 1, bounds=None, epsilon=0).maps
+    two = torch.tensor(2.0).double()
+    network = seeded(lambda: Net(lambda x: torch.cat([x[:, :2], torch.div(two, x[:, 2:] + 1)], 1)))
+    found = run("lrp", network, x, 1, epsilon=0).maps
+    other = run("lrp", plain, network.first(x), 1, bounds=None, epsilon=0).maps
     close(found, torch.cat([other[:, :2], torch.zeros_like(x[:, 2:])], 1))
 
 
@@ -848,6 +856,24 @@ def test_cp_lrp_conserves_all_of_the_score():
     close(made.maps, x * c)
 
 
+def test_attn_lrp_halves_gates_as_well():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.gate, self.head = (nn.Linear(*s, bias=False) for s in ((5, 6), (5, 6), (6, 2)))
+
+        def forward(self, x):
+            return self.head(self.attention(x) * torch.sigmoid(self.gate(x)))
+
+    network = seeded(Net)
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    more = {"bounds": None, "kind": "table", "epsilon": 0}
+    signal, gate = network.attention(x) * network.head.weight[1], torch.sigmoid(network.gate(x))
+    # of the gate's half a sigmoid keeps what it has at zero, 1/2 of its value
+    close(run("attn_lrp", network, x, 1, **more).details["residual"], (signal * gate / 2 / gate / 2).sum(1), 1e-4)
+    assert run("lrp", network, x, 1, **more).details["relative_residual"].abs().max() < EXACT
+
+
 def test_gamma_in_a_transformer():
     network, x = seeded(Transformer), tokens()
     more = {"bounds": None, "kind": "tokens"}
@@ -898,6 +924,30 @@ def test_pa_lrp_is_attn_lrp_at_the_tokens_with_their_positions(prefix, late):
     close(
         run("pa_lrp", network, x, 1, epsilon=0).native, 16 * 3 * functional.avg_pool2d(pixels, 4).mean(1, keepdim=True)
     )
+
+
+def test_pa_lrp_without_norms_is_read_where_positions_are_added():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.more = nn.Conv2d(3, 5, 4, stride=4), nn.Linear(5, 4)
+            self.pos, self.rest = nn.Parameter(torch.randn(1, 4, 4)), Rest()
+
+        def forward(self, x):
+            return self.rest(self.more(self.patch(x).flatten(2).transpose(1, 2)) + self.pos)
+
+    class Rest(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = Attention(4), nn.Linear(4, 3, bias=False)
+
+        def forward(self, x):
+            return self.head((x + self.attention(x)).mean(1))
+
+    network, x = seeded(Net), images(2)
+    inside = network.more(network.patch(x).flatten(2).transpose(1, 2)) + network.pos
+    inner = run("attn_lrp", network.rest, inside, 1, bounds=None, kind="tokens", epsilon=0).maps
+    close(run("pa_lrp", network, x, 1, epsilon=0).native.flatten(1), inner.sum(2))
 
 
 def test_pa_lrp_knows_the_grid_of_every_vit(zoo, zoo_vit):
