@@ -134,7 +134,7 @@ class Propagation(FromPixels):
     def __init__(self, composite: Composite, image: Tensor, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(image, bounds if composite.first == "z_box" else None)
         self.composite = composite
-        self._last: tuple[Tensor, Layer] | None = None
+        self._last: tuple[Tensor, Layer, tuple[int, int]] | None = None
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Propagation(FromPixels):
         """A layer by its rule; it is remembered, since a batch norm may follow that belongs to it."""
         layer = Layer(apply, x, weight, bias, name)
         out = self._layer(layer)
-        self._last = out, layer
+        self._last = out, layer, (out._version, x._version)
         return out
 
     def _layer(self, layer: "Layer", value: Tensor | None = None) -> Tensor:
@@ -175,13 +175,21 @@ class Propagation(FromPixels):
 
     def affine(self, apply: Apply, x: Tensor, name: str) -> Tensor:
         """Average pooling by the epsilon rule; a batch norm as one with the layer before it, alone by the epsilon rule."""
-        if name == "batch_norm" and self._last is not None and self._last[0] is x:
-            merged = self._last[1].followed_by(apply, x.ndim)
+        layer = self._before(x) if name == "batch_norm" else None
+        if layer is not None:
+            merged = layer.followed_by(apply, x.ndim)
             if merged is not None:
                 with torch.no_grad():
                     value = apply(x.detach())
                 return self._layer(merged, value)
         return stable(apply(x), self.composite.epsilon)
+
+    def _before(self, x: Tensor) -> Layer | None:
+        """The layer whose output a tensor is, if neither that nor its input was written to since."""
+        if self._last is None or self._last[0] is not x:
+            return None
+        _, layer, versions = self._last
+        return layer if versions == (x._version, layer.x._version) else None
 
     # -- what is not linear --------------------------------------------------------------------------------------------
 

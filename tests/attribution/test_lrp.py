@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import warnings
 
 import numpy as np
@@ -582,6 +583,67 @@ def test_a_batch_norm_is_one_with_its_layer(name):
     expected = run(name, by_hand, x, 1).maps
     close(run(name, network, x, 1).maps, expected, 1e-7)  # the fold is in float64, merging takes a difference
     close(run(name, network, x, 1, fast=False).maps, expected, 1e-7)
+
+
+class Between(nn.Module):
+    """Something between a convolution and a batch norm, in place or not."""
+
+    def __init__(self, what, *, within):
+        super().__init__()
+        self.what, self.within = what, within
+        self.first, self.conv, self.norm, self.head = (
+            nn.Conv2d(3, 4, 3),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Linear(4, 3),
+        )
+        for tensor in (self.norm.weight.data, self.norm.bias.data, self.norm.running_mean):
+            tensor.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        z = self.conv(h)
+        if self.what == "relu":
+            z = functional.relu(z, inplace=self.within)
+        elif self.what == "skip" and self.within:
+            z += h
+        elif self.what == "skip":
+            z = z + h
+        elif self.within:  # a part of it
+            z[:, :2].mul_(2)
+        else:
+            z = torch.cat([z[:, :2] * 2, z[:, 2:]], 1)
+        return self.head(self.norm(z).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["fast", "slow", "uncopyable"])
+@pytest.mark.parametrize("what", ["relu", "skip", "part"])
+def test_a_batch_norm_is_not_one_with_a_layer_whose_output_was_written_to(what, how):
+    x, networks = images(2), [seeded(lambda w=w: Between(what, within=w), 2) for w in (False, True)]
+    if how == "uncopyable":
+        for network in networks:
+            network.lock = threading.Lock()
+    for name in ("lrp", "lrp_gamma", "lrp_zplus"):
+        apart, within = (run(name, n, x, 1, fast=how != "slow").maps for n in networks)
+        close(within, apart)
+
+
+def test_a_batch_norm_after_a_layer_whose_input_was_written_to_sees_what_the_layer_saw():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.norm = nn.Linear(6, 5), nn.Linear(5, 2), nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            h = self.first(x).tanh()
+            z = self.second(h)
+            h.zero_()
+            return self.norm(z)
+
+    x = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = run("lrp", seeded(Net), x, 1, fast=False, bounds=None, kind="table").maps
+    assert float(found.abs().max()) > 0
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
