@@ -764,6 +764,87 @@ def test_an_activation_in_place_on_the_image():
     assert bool((run("lrp", within, x, 1, **more).maps[x < 0] == 0).all())
 
 
+def channels_assigned(x):
+    x = x.clone()
+    for i, (scale, shift) in enumerate(((-0.458, -0.03), (0.448, -0.088), (0.45, 0.188))):
+        x[:, i] = x[:, i] * scale + shift
+    return x
+
+
+def channels_in_place(x):
+    x = x.clone()
+    for i, (scale, shift) in enumerate(((-0.458, -0.03), (0.448, -0.088), (0.45, 0.188))):
+        x[:, i].mul_(scale).add_(shift)
+    return x
+
+
+def channels_apart(x):
+    scaled = zip(x.split(1, 1), (-0.458, 0.448, 0.45), (-0.03, -0.088, 0.188), strict=True)
+    return torch.cat([part * scale + shift for part, scale, shift in scaled], 1)
+
+
+def on_canvas(x, how):
+    y = x.new_zeros(len(x), 3, 12, 14)
+    if how == "assigned":
+        y[:, :, 1:9, 3:11] = x
+    else:
+        y[:, :, 1:9, 3:11].copy_(x)
+    return y
+
+
+def blanked(x):
+    x = x.clone()
+    x[:, :, 2:4] = 0.0
+    return x
+
+
+def flipped_into_itself(x, how):
+    x = x.clone()
+    x.mul_(x.flip(-1)) if how == "mul" else x.add_(x.flip(-1))
+    return x
+
+
+def partly_rectified(x):
+    x = x.clone()
+    x[:, 0].mul_(-1).add_(0.5).relu_()
+    return x
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("within", "apart", "names"),
+    [
+        (channels_assigned, channels_apart, PRESETS),
+        (channels_in_place, channels_apart, PRESETS),
+        (lambda x: on_canvas(x, "assigned"), lambda x: functional.pad(x, (3, 3, 1, 3)), PRESETS),
+        (lambda x: on_canvas(x, "copied"), lambda x: functional.pad(x, (3, 3, 1, 3)), PRESETS),
+        (blanked, lambda x: torch.cat([x[:, :, :2], torch.zeros_like(x[:, :, 2:4]), x[:, :, 4:]], 2), PRESETS),
+        (lambda x: flipped_into_itself(x, "mul"), lambda x: x * x.flip(-1), PRESETS),
+        (lambda x: flipped_into_itself(x, "add"), lambda x: x + x.flip(-1), PRESETS),
+        # a rule for pixels sees some in what was rectified only if it is a part of a whole
+        (
+            partly_rectified,
+            lambda x: torch.cat([(0.5 - x[:, :1]).relu(), x[:, 1:]], 1),
+            ["lrp", "lrp_gamma", "lrp_zplus"],
+        ),
+    ],
+    ids=["assigned", "in place", "canvas", "copied", "blanked", "times itself", "plus itself", "rectified"],
+)
+def test_what_is_written_into_an_image_is_what_is_made_beside_it(within, apart, names, fast):
+    class Net(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.conv, self.head = first, nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(self.first(x)).relu().mean((2, 3)))
+
+    x = images(2)
+    for name in names:
+        found, expected = (run(name, seeded(lambda f=f: Net(f)), x, 1, fast=fast).maps for f in (within, apart))
+        close(found, expected)
+
+
 def test_learnt_constants_are_no_normalisation():
     """A bias at the input keeps its share; it would go to the pixels if it were a change of unit."""
 
