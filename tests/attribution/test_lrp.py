@@ -10,7 +10,7 @@ import pytest
 import torch
 from attriscope import attribution
 from attriscope.attribution import Model
-from attriscope.attribution.relevance._lrp import WINNERS, Composite, Propagation
+from attriscope.attribution.relevance._lrp import WINNERS, Composite, Propagation, Within
 from torch import nn
 from torch.nn import functional
 
@@ -483,7 +483,21 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "gate", [torch.sigmoid, functional.hardsigmoid, lambda x: x.softmax(1), lambda x: functional.relu6(x + 3) / 6]
+    "gate",
+    [
+        torch.sigmoid,
+        functional.hardsigmoid,
+        lambda x: x.softmax(1),
+        lambda x: functional.relu6(x + 3) / 6,
+        lambda x: (x / 6 + 0.5).clamp(0, 1),
+        lambda x: functional.hardtanh(x / 6 + 0.5, 0.0, 1.0),
+        lambda x: torch.cat([x[:, :1].sigmoid(), x[:, 1:].softmax(1)], 1),
+        lambda x: torch.stack([part.sigmoid() for part in x.unbind(1)], 1),
+        lambda x: functional.interpolate(x[:, None].sigmoid(), scale_factor=2)[:, 0, ::2],
+        lambda x: (x + 0).sigmoid_(),
+        lambda x: functional.hardsigmoid(x + 0, inplace=True),
+        lambda x: (x + 0).view(len(x), 2, 2).sigmoid_().flatten(1),
+    ],
 )
 def test_a_gated_signal_takes_all(gate):
     network, x = seeded(lambda: Gated(gate)), images(2)
@@ -496,6 +510,22 @@ def test_a_gated_signal_takes_all(gate):
     leaf = x.clone().requires_grad_()
     out = network.head((network.conv(leaf).relu() * fixed[:, :, None, None]).mean((2, 3)))
     close(made.maps, x * torch.autograd.grad(out[:, 1].sum(), leaf)[0])
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda x: x.clamp(0, 2),
+        lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:].tanh()], 1),
+        lambda x: (x + 0).sigmoid_().add_(1),
+    ],
+)
+def test_what_is_not_all_a_gate_is_a_factor(factor):
+    """A half goes to each, as where no gates are told from signals."""
+    network, x = seeded(lambda: Gated(factor)), images(2)
+    made = run("lrp", network, x, 1, epsilon=0).maps
+    halves = Within(Model(network), rules=Composite(gates="half"), channels="keep").explain(x, target=1).maps
+    close(made, halves)
 
 
 def test_a_product_without_a_gate_is_halved():
