@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -1135,8 +1136,9 @@ def test_bad_configurations_are_refused():
         assert name not in attribution.available(model=network)
     with pytest.raises(ValueError, match="bounds"):
         attribution.create("lrp", network, first="z_box")
-    with pytest.raises(ValueError, match="attention"):
-        attribution.create("attn_lrp", network)
+    for name in ("attn_lrp", "cp_lrp", "pa_lrp"):
+        with pytest.raises(ValueError, match="no attention"):
+            run(name, network, images(1))
     with pytest.raises(ValueError, match="at least 1"):
         attribution.create("lrp_alpha_beta", network, alpha=0.5)
     with pytest.raises(ValueError, match="logit"):
@@ -1158,3 +1160,46 @@ def test_pa_lrp_says_where_there_are_no_tokens():
 
     with pytest.raises(ValueError, match="attn_lrp"):
         run("pa_lrp", seeded(Attends), images(1))
+
+
+class Block(nn.Module):
+    """Attention by torch's function, in modules that are called otherwise."""
+
+    def __init__(self, softmax):
+        super().__init__()
+        self.patch, self.mix, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 12), nn.Linear(4, 2)
+        self.softmax = softmax
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = self.mix(x).chunk(3, -1)
+        if self.softmax == "fused":
+            y = functional.scaled_dot_product_attention(q, k, v)
+        elif self.softmax == "open":
+            y = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
+        else:  # of the features, which is none
+            y = q * k.mean(1).softmax(-1)[:, None] + v
+        return self.head((x + y).mean(1))
+
+
+@pytest.mark.parametrize("name", ["attn_lrp", "cp_lrp", "pa_lrp"])
+def test_attention_is_found_whatever_its_modules_are_called(name):
+    x = images(2)
+    model = Model(seeded(lambda: Block("fused")))
+    assert name not in attribution.available(model=model)  # names alone do not tell
+    found = attribution.create(name, model).explain(x, target=1).maps
+    assert name in attribution.available(model=model)
+    attribution.create(name, model)
+    close(found, attribution.create(name, Model(seeded(lambda: Block("open")))).explain(x, target=1).maps)
+
+
+@pytest.mark.parametrize("name", ["attn_lrp", "cp_lrp", "pa_lrp"])
+def test_what_is_only_called_attention_is_none(name):
+    model = Model(nn.Sequential(OrderedDict(attention=seeded(lambda: Block("features")))))
+    assert name in attribution.available(model=model)
+    made = attribution.create(name, model)
+    with pytest.raises(ValueError, match="no attention"):
+        made.explain(images(2), target=1)
+    assert name not in attribution.available(model=model)
+    with pytest.raises(ValueError, match="no attention"):
+        attribution.create(name, model)
