@@ -431,6 +431,8 @@ class Within(Relevance):
         rules: Which rule where.
     """
 
+    tried = ""  # the method that it is made for was
+
     rules: Composite
 
     def composite(self) -> Composite:

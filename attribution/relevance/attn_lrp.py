@@ -70,7 +70,8 @@ def must_attend(model: Model) -> None:
             run(x.detach().clone().requires_grad_())
         return probe.attends
 
-    if not model.learn("attends", work):
+    attends: bool = model.learn("attends", work)
+    if not attends:
         raise ValueError(NONE)
 
 
