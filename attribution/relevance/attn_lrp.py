@@ -66,12 +66,12 @@ def must_attend(model: Model) -> None:
     """
 
     def work(x: Tensor, run: Callable[[Tensor], Any]) -> bool:
-        with Probe() as probe:
+        probe = Probe()
+        with probe:
             run(x.detach().clone().requires_grad_())
         return probe.attends
 
-    attends: bool = model.learn("attends", work)
-    if not attends:
+    if not model.learn("attends", work):
         raise ValueError(NONE)
 
 
