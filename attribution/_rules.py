@@ -145,6 +145,9 @@ class Rules(TorchFunctionMode):
         del name, dims, keepdim
         return apply(x)
 
+    def replaced(self, target: Tensor, found: Tensor) -> None:
+        """What the caller worked on in place, now that it has the values of what a rule returned."""
+
     # -- finding them --------------------------------------------------------------------------------------------------
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,7 +168,10 @@ class Rules(TorchFunctionMode):
             found = self._meet(func, plain, args, kwargs)
         if found is NotImplemented:
             return func(*args, **kwargs)
-        return args[0].copy_(found) if within and args else found
+        if not (within and args):
+            return found
+        self.replaced(args[0].copy_(found), found)
+        return args[0]
 
     def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Call the method for this function; `NotImplemented` where there is none."""

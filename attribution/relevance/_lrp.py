@@ -32,9 +32,10 @@ THROUGH_ZERO = frozenset(
 GATES = frozenset(
     ["sigmoid", "hardsigmoid", "relu6", "special_expit"]
 )  # what such a value is multiplied with is a signal
+CLAMPS = frozenset(["clamp", "clip", "hardtanh"])  # gates, where they go from 0 to 1
 VIEWS = (
     "View", "UnsafeView", "Reshape", "Expand", "Unsqueeze", "Squeeze", "Permute", "Transpose", "Select", "Slice", "Split",
-    "Unbind", "Clone", "Alias", "TBackward", "MulBackward", "DivBackward",
+    "Unbind", "Clone", "Alias", "TBackward", "MulBackward", "DivBackward", "ToCopy", "Upsample",
 )  # fmt: skip
 WINNERS = (
     "MaxPool",
@@ -134,7 +135,10 @@ class Propagation(FromPixels):
     def __init__(self, composite: Composite, image: Tensor, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(image, bounds if composite.first == "z_box" else None)
         self.composite = composite
-        self._last: tuple[Tensor, Layer] | None = None
+        self._last: tuple[Tensor, Layer, tuple[int, int]] | None = None
+        self._gates: set[Any] = (
+            set()
+        )  # nodes of autograd's that a gate was written by; kept, so that they stay the same
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class Propagation(FromPixels):
         """A layer by its rule; it is remembered, since a batch norm may follow that belongs to it."""
         layer = Layer(apply, x, weight, bias, name)
         out = self._layer(layer)
-        self._last = out, layer
+        self._last = out, layer, (out._version, x._version)
         return out
 
     def _layer(self, layer: "Layer", value: Tensor | None = None) -> Tensor:
@@ -175,13 +179,21 @@ class Propagation(FromPixels):
 
     def affine(self, apply: Apply, x: Tensor, name: str) -> Tensor:
         """Average pooling by the epsilon rule; a batch norm as one with the layer before it, alone by the epsilon rule."""
-        if name == "batch_norm" and self._last is not None and self._last[0] is x:
-            merged = self._last[1].followed_by(apply, x.ndim)
+        layer = self._before(x) if name == "batch_norm" else None
+        if layer is not None:
+            merged = layer.followed_by(apply, x.ndim)
             if merged is not None:
                 with torch.no_grad():
                     value = apply(x.detach())
                 return self._layer(merged, value)
         return stable(apply(x), self.composite.epsilon)
+
+    def _before(self, x: Tensor) -> Layer | None:
+        """The layer whose output a tensor is, if neither that nor its input was written to since."""
+        if self._last is None or self._last[0] is not x:
+            return None
+        _, layer, versions = self._last
+        return layer if versions == (x._version, layer.x._version) else None
 
     # -- what is not linear --------------------------------------------------------------------------------------------
 
@@ -199,14 +211,36 @@ class Propagation(FromPixels):
                 scale = secant(apply, z, value, through_zero=name in THROUGH_ZERO, kept=name.startswith("log"))
         if scale is None:
             return value
-        return marked(hand(value, x, scale), gate=name in GATES)
+        return marked(hand(value, x, scale), gate=name in GATES or (name in CLAMPS and to_one(apply, z)))
+
+    def replaced(self, target: Tensor, found: Tensor) -> None:
+        """A gate that was made in place is one."""
+        if getattr(found.grad_fn, "gate", False):
+            self._gates.add(target.grad_fn)
+
+    def _is_gate(self, x: Tensor) -> bool:
+        """Whether a tensor comes from a sigmoid or a softmax, whatever views of it were taken since; or from several."""
+        stack, found = [x.grad_fn], False
+        while stack:
+            node = stack.pop()
+            if node is None:
+                return False
+            if node in self._gates or getattr(node, "gate", False):
+                found = True
+            elif node.name().startswith(("CatBackward", "StackBackward")):
+                stack += [n for n, _ in node.next_functions]
+            elif node.name().startswith(VIEWS):
+                stack.append(next((n for n, _ in node.next_functions if n is not None), None))
+            else:
+                return False
+        return found
 
     def product(self, apply: Apply, a: Tensor, b: Tensor) -> Tensor:
         """A half to each factor; all to the signal where the other is its gate."""
         if not depends(a) or not depends(b):
             return apply(a, b)
         if apply is torch.mul and self.composite.gates == "signal":
-            gates = is_gate(a), is_gate(b)
+            gates = self._is_gate(a), self._is_gate(b)
             if gates[0] != gates[1]:
                 return apply(a.detach(), b) if gates[0] else apply(a, b.detach())
         found: Tensor = Inside.apply(apply, 0.5, a, b)  # type: ignore[no-untyped-call]
@@ -297,12 +331,10 @@ def marked(out: Tensor, *, gate: bool) -> Tensor:
     return out
 
 
-def is_gate(x: Tensor) -> bool:
-    """Whether a tensor comes from a sigmoid or a softmax, whatever views of it were taken since."""
-    node = x.grad_fn
-    while node is not None and node.name().startswith(VIEWS):
-        node = next((n for n, _ in node.next_functions if n is not None), None)
-    return bool(getattr(node, "gate", False))
+def to_one(apply: Apply, z: Tensor) -> bool:
+    """Whether a function goes from 0 to 1."""
+    low, high = (apply(torch.full_like(z, v)) for v in (-1e4, 1e4))
+    return bool((low == 0).all() & (high == 1).all())
 
 
 def relevance(

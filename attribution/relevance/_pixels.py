@@ -26,6 +26,8 @@ SCALES = frozenset(
     ]
 )  # fmt: skip
 
+WRITES = frozenset(["__setitem__", "copy_"])
+
 MARK = 0.7265625  # no constant that a network pads with
 
 
@@ -74,6 +76,20 @@ class Pixels(NamedTuple):
     marks: Tensor
 
 
+class Known(NamedTuple):
+    """What is known of a tensor that holds pixels. Views of it have views of this, and writing goes to all of them.
+
+    Attributes:
+        tensor: It.
+        beside: Two that each value could be, the least and the most in either order, where a rule asks for them.
+        marks: As in `Pixels`.
+    """
+
+    tensor: Tensor
+    beside: tuple[Tensor, ...]
+    marks: Tensor
+
+
 class FromPixels(Rules):
     """Rules under which the gradient at the image is the relevance of its pixels, whatever scales and pads them first.
 
@@ -89,18 +105,22 @@ class FromPixels(Rules):
         super().__init__()
         values = image.detach()
         beside = () if bounds is None else tuple(torch.full_like(values, b) for b in bounds)
-        self._pixels: dict[int, Pixels] = {}
+        self._pixels: dict[int, Known] = {}
         self._keep(image, beside, torch.full_like(values, MARK))
 
     def pixels(self, x: Tensor) -> Pixels | None:
         """What is known of a tensor that still holds pixels, `None` for all others."""
-        return self._pixels.get(id(x))
-
-    def _keep(self, x: Tensor, beside: tuple[Tensor, ...], marks: Tensor) -> None:
+        known = self._pixels.get(id(x))
+        if known is None:
+            return None
+        beside = known.beside
         if beside:
             beside = torch.minimum(*beside), torch.maximum(*beside)
-        values = x.detach()
-        self._pixels[id(x)] = Pixels(x, hand(values, x, values), beside, marks)
+        values = x.detach().clone()  # x may be written to later
+        return Pixels(x, hand(values, x, values), beside, known.marks)
+
+    def _keep(self, x: Tensor, beside: tuple[Tensor, ...], marks: Tensor) -> None:
+        self._pixels[id(x)] = Known(x, beside, marks)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One call; those on pixels are told apart from the layers."""
@@ -114,6 +134,11 @@ class FromPixels(Rules):
             return found
         if (name in MOVES or name == "__get__") and self._only_pixels(args, kwargs):
             return self._moved(func, args, kwargs)
+        if name in WRITES and args[0].is_floating_point() and self._only_pixels(args, kwargs):
+            return self._written(func, args, kwargs)
+        if plain != name and args[0] is not held[0]:  # what is written to holds none
+            args, kwargs = _replaced((args, kwargs), self._handed)
+            return super().__torch_function__(func, types, args, kwargs)
         if plain in SCALES and len(held) == 1 and _per_channel(held[0], plain, args, kwargs):
             return self._scaled(func, args, kwargs, held[0], within=plain != name)
         if args and args[0] is held[0] and (name == "__setitem__" or plain != name or _in_place(plain, args, kwargs)):
@@ -122,7 +147,8 @@ class FromPixels(Rules):
         return super().__torch_function__(func, types, args, kwargs)
 
     def _handed(self, t: Tensor) -> Tensor:
-        return self._pixels[id(t)].handed if id(t) in self._pixels else t
+        known = self.pixels(t)
+        return t if known is None else known.handed
 
     def _only_pixels(self, args: Any, kwargs: Any) -> bool:
         """Whether nothing that came out of a layer is among them."""
@@ -132,7 +158,7 @@ class FromPixels(Rules):
         """Pixels in other places, beside others or constants; what is known of them goes there."""
         found = func(*args, **kwargs)
 
-        def along(what: Callable[[Pixels], Tensor]) -> list[Tensor]:
+        def along(what: Callable[[Known], Tensor]) -> list[Tensor]:
             return _tensors(self._with(what, func, args, kwargs))
 
         ends = [along(lambda p, i=i: p.beside[i]) for i in range(self._ends)]  # type: ignore[misc]
@@ -141,26 +167,60 @@ class FromPixels(Rules):
             self._keep(result, tuple(e[i] for e in ends), marks[i])
         return found
 
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Pixels or constants written into pixels, or pixels into a constant: what is known of them is written as well."""
+        x = args[0]
+        if id(x) not in self._pixels:
+            self._admit(x)
+        found = func(*args, **kwargs)
+        for i in range(self._ends):
+            self._with(lambda p, i=i: p.beside[i], func, args, kwargs)  # type: ignore[misc]
+        self._with(lambda p: p.marks, func, args, kwargs)
+        return found
+
+    def _admit(self, x: Tensor) -> None:
+        """A constant that pixels are about to be written into; a view belongs to what it is a view of."""
+        base = x._base if x._base is not None else x
+        if id(base) not in self._pixels:
+            values = base.detach()
+            self._keep(base, tuple(values.clone() for _ in range(self._ends)), values.clone())
+        if base is not x:
+            known, offset = self._pixels[id(base)], x.storage_offset() - base.storage_offset()
+            ends = tuple(b.as_strided(x.shape, x.stride(), offset) for b in known.beside)
+            self._keep(x, ends, known.marks.as_strided(x.shape, x.stride(), offset))
+
     def _scaled(self, func: Any, args: Any, kwargs: Any, x: Tensor, *, within: bool) -> Tensor:
         """Pixels in another unit: relevance passes unchanged."""
         ends = tuple(self._with(lambda p, i=i: p.beside[i], func, args, kwargs) for i in range(self._ends))  # type: ignore[misc]
-        value = self._with(lambda p: p.tensor.detach(), func, args, kwargs)
-        marks = self._pixels[id(x)].marks.expand_as(value)
+        value = self._with(lambda p: p.tensor.detach().clone() if within else p.tensor.detach(), func, args, kwargs)
         found = hand(value, x.expand_as(value), None)
         if within:
             x.copy_(found)
-            found = x
-        self._keep(found, ends, marks)
+            return x
+        self._keep(found, ends, self._pixels[id(x)].marks.expand_as(value).clone())
         return found
 
     def _overwritten(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """A layer that works in place: from here on the tensor holds no pixels."""
+        """A layer that works in place: from here on the tensor holds no pixels.
+
+        Where it is a part of another that holds some still, its values count as such.
+        """
         x = args[0]
         values = x.detach().clone()
         fresh = hand(values.clone(), x, values)
-        found = super().__torch_function__(func, types, (fresh, *args[1:]), kwargs)
-        x.copy_(fresh)
-        del self._pixels[id(x)]
+        rest, named = _replaced((args[1:], kwargs), self._handed)
+        found = super().__torch_function__(func, types, (fresh, *rest), named)
+        place = x.untyped_storage().data_ptr()
+        same = [k for k in self._pixels.values() if k.tensor.untyped_storage().data_ptr() == place]
+        if any(k.tensor.numel() > x.numel() for k in same):
+            zero = fresh.detach() == 0
+            x.copy_(hand(fresh, fresh, torch.where(zero, 0.0, 1 / torch.where(zero, 1.0, fresh.detach()))))
+            for end in self._pixels[id(x)].beside:
+                end.zero_()
+        else:
+            x.copy_(fresh)
+            for known in same:
+                del self._pixels[id(known.tensor)]
         return x if found is fresh else found
 
     @property
@@ -168,11 +228,11 @@ class FromPixels(Rules):
         """How many bounds are known."""
         return len(next(iter(self._pixels.values())).beside)
 
-    def _with(self, what: Callable[[Pixels], Tensor], func: Any, args: Any, kwargs: Any) -> Any:
-        """The same call with something else in the pixels' place, without a graph; it may work in place."""
+    def _with(self, what: Callable[[Known], Tensor], func: Any, args: Any, kwargs: Any) -> Any:
+        """The same call with something else in the pixels' place, without a graph; what works in place does so there."""
 
         def other(t: Tensor) -> Tensor:
-            return what(self._pixels[id(t)]).clone() if id(t) in self._pixels else t
+            return what(self._pixels[id(t)]) if id(t) in self._pixels else t
 
         with torch.no_grad():
             moved, named = _replaced((args, kwargs), other)

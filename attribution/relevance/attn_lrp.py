@@ -1,13 +1,19 @@
 """AttnLRP and CP-LRP: relevance through attention."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..attributor import register
+from .._rules import Apply, Rules
+from ..attributor import Computed, register
 from ..model import Model
+from ..targets import Target
 from ._lrp import Composite, Positive, Relevance, Rule
 
+NONE = "no attention was found in it: lrp is the same without"
+UNNAMED = "none of its modules is called attention, and it has not seen an input yet: lrp is the same without"
 KINDS = ("image", "table", "tokens")
 
 
@@ -18,12 +24,55 @@ class Attended(Relevance):
 
     @classmethod
     def supports(cls, model: Model) -> str | None:
-        """Networks with a module that is called attention."""
+        """Networks that attend: by a trial once the model has seen an input, before by the names of its modules."""
         reason = super().supports(model)
-        if reason is not None or not isinstance(model.network, nn.Module):
+        if reason is not None or model.shape is not None or not isinstance(model.network, nn.Module):
             return reason
         named = any("attention" in n or "attn" in n for n in map(str.lower, names(model.network)))
-        return None if named else "no attention was found in it: lrp is the same without"
+        return None if named else UNNAMED
+
+    def _refusal(self) -> str | None:
+        """A network whose modules have other names is tried."""
+        reason = type(self).supports(self.model)
+        return None if reason == UNNAMED else reason
+
+    def compute(self, inputs: Tensor, target: Target) -> Computed:
+        """As `lrp`, where there is attention."""
+        must_attend(self.model)
+        return super().compute(inputs, target)
+
+
+class Probe(Rules):
+    """Looks for attention: a softmax over the last axis of three or more.
+
+    Attributes:
+        attends: Whether there was one.
+    """
+
+    opens_attention = True
+    attends = False
+
+    def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
+        """As it is."""
+        self.attends |= x.ndim >= 3 and dim in {-1, x.ndim - 1}
+        return super().softmax(apply, x, dim)
+
+
+def must_attend(model: Model) -> None:
+    """Refuse a network without attention; it is tried once for each shape of input.
+
+    Raises:
+        ValueError: There is none.
+    """
+
+    def work(x: Tensor, run: Callable[[Tensor], Any]) -> bool:
+        probe = Probe()
+        with probe:
+            run(x.detach().clone().requires_grad_())
+        return probe.attends
+
+    if not model.learn("attends", work):
+        raise ValueError(NONE)
 
 
 def halves(epsilon: float, gamma: float) -> Composite:

@@ -12,7 +12,7 @@ from ..attributor import Computed, Layers, Resize, register
 from ..model import Model
 from ..targets import Output, Target
 from ._lrp import WINNERS, Composite, Positive, Propagation, joined, residual, scored
-from .attn_lrp import Attended, halves
+from .attn_lrp import Attended, halves, must_attend
 
 
 class Tokens(Propagation):
@@ -164,5 +164,6 @@ class PALRP(Attended):
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Relevance of every patch `(N, 1, h, w)`."""
+        must_attend(self.model)
         maps, before, scores = pa_lrp(self.model, inputs, target, self.composite(), self.output)
         return Computed(maps, {**residual(maps, scores, before), "prefix": before})

@@ -2,14 +2,16 @@
 
 import copy
 import math
+import threading
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from attriscope import attribution
 from attriscope.attribution import Model
-from attriscope.attribution.relevance._lrp import WINNERS, Composite, Propagation
+from attriscope.attribution.relevance._lrp import WINNERS, Composite, Propagation, Within
 from torch import nn
 from torch.nn import functional
 
@@ -490,7 +492,21 @@ class Gated(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "gate", [torch.sigmoid, functional.hardsigmoid, lambda x: x.softmax(1), lambda x: functional.relu6(x + 3) / 6]
+    "gate",
+    [
+        torch.sigmoid,
+        functional.hardsigmoid,
+        lambda x: x.softmax(1),
+        lambda x: functional.relu6(x + 3) / 6,
+        lambda x: (x / 6 + 0.5).clamp(0, 1),
+        lambda x: functional.hardtanh(x / 6 + 0.5, 0.0, 1.0),
+        lambda x: torch.cat([x[:, :1].sigmoid(), x[:, 1:].softmax(1)], 1),
+        lambda x: torch.stack([part.sigmoid() for part in x.unbind(1)], 1),
+        lambda x: functional.interpolate(x[:, None].sigmoid(), scale_factor=2)[:, 0, ::2],
+        lambda x: (x + 0).sigmoid_(),
+        lambda x: functional.hardsigmoid(x + 0, inplace=True),
+        lambda x: (x + 0).view(len(x), 2, 2).sigmoid_().flatten(1),
+    ],
 )
 def test_a_gated_signal_takes_all(gate):
     network, x = seeded(lambda: Gated(gate)), images(2)
@@ -503,6 +519,22 @@ def test_a_gated_signal_takes_all(gate):
     leaf = x.clone().requires_grad_()
     out = network.head((network.conv(leaf).relu() * fixed[:, :, None, None]).mean((2, 3)))
     close(made.maps, x * torch.autograd.grad(out[:, 1].sum(), leaf)[0])
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda x: x.clamp(0, 2),
+        lambda x: torch.cat([x[:, :2].sigmoid(), x[:, 2:].tanh()], 1),
+        lambda x: (x + 0).sigmoid_().add_(1),
+    ],
+)
+def test_what_is_not_all_a_gate_is_a_factor(factor):
+    """A half goes to each, as where no gates are told from signals."""
+    network, x = seeded(lambda: Gated(factor)), images(2)
+    made = run("lrp", network, x, 1, epsilon=0).maps
+    halves = Within(Model(network), rules=Composite(gates="half"), channels="keep").explain(x, target=1).maps
+    close(made, halves)
 
 
 def test_a_product_without_a_gate_is_halved():
@@ -590,6 +622,67 @@ def test_a_batch_norm_is_one_with_its_layer(name):
     expected = run(name, by_hand, x, 1).maps
     close(run(name, network, x, 1).maps, expected, 1e-7)  # the fold is in float64, merging takes a difference
     close(run(name, network, x, 1, fast=False).maps, expected, 1e-7)
+
+
+class Between(nn.Module):
+    """Something between a convolution and a batch norm, in place or not."""
+
+    def __init__(self, what, *, within):
+        super().__init__()
+        self.what, self.within = what, within
+        self.first, self.conv, self.norm, self.head = (
+            nn.Conv2d(3, 4, 3),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Linear(4, 3),
+        )
+        for tensor in (self.norm.weight.data, self.norm.bias.data, self.norm.running_mean):
+            tensor.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        z = self.conv(h)
+        if self.what == "relu":
+            z = functional.relu(z, inplace=self.within)
+        elif self.what == "skip" and self.within:
+            z += h
+        elif self.what == "skip":
+            z = z + h
+        elif self.within:  # a part of it
+            z[:, :2].mul_(2)
+        else:
+            z = torch.cat([z[:, :2] * 2, z[:, 2:]], 1)
+        return self.head(self.norm(z).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("how", ["fast", "slow", "uncopyable"])
+@pytest.mark.parametrize("what", ["relu", "skip", "part"])
+def test_a_batch_norm_is_not_one_with_a_layer_whose_output_was_written_to(what, how):
+    x, networks = images(2), [seeded(lambda w=w: Between(what, within=w), 2) for w in (False, True)]
+    if how == "uncopyable":
+        for network in networks:
+            network.lock = threading.Lock()
+    for name in ("lrp", "lrp_gamma", "lrp_zplus"):
+        apart, within = (run(name, n, x, 1, fast=how != "slow").maps for n in networks)
+        close(within, apart)
+
+
+def test_a_batch_norm_after_a_layer_whose_input_was_written_to_sees_what_the_layer_saw():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.norm = nn.Linear(6, 5), nn.Linear(5, 2), nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            h = self.first(x).tanh()
+            z = self.second(h)
+            h.zero_()
+            return self.norm(z)
+
+    x = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = run("lrp", seeded(Net), x, 1, fast=False, bounds=None, kind="table").maps
+    assert float(found.abs().max()) > 0
 
 
 # -- pixels ------------------------------------------------------------------------------------------------------------
@@ -708,6 +801,87 @@ def test_an_activation_in_place_on_the_image():
     more = {"bounds": None, "epsilon": 0, "fast": False}
     close(run("lrp", within, x, 1, **more).maps, run("lrp", plain, x, 1, **more).maps)
     assert bool((run("lrp", within, x, 1, **more).maps[x < 0] == 0).all())
+
+
+def channels_assigned(x):
+    x = x.clone()
+    for i, (scale, shift) in enumerate(((-0.458, -0.03), (0.448, -0.088), (0.45, 0.188))):
+        x[:, i] = x[:, i] * scale + shift
+    return x
+
+
+def channels_in_place(x):
+    x = x.clone()
+    for i, (scale, shift) in enumerate(((-0.458, -0.03), (0.448, -0.088), (0.45, 0.188))):
+        x[:, i].mul_(scale).add_(shift)
+    return x
+
+
+def channels_apart(x):
+    scaled = zip(x.split(1, 1), (-0.458, 0.448, 0.45), (-0.03, -0.088, 0.188), strict=True)
+    return torch.cat([part * scale + shift for part, scale, shift in scaled], 1)
+
+
+def on_canvas(x, how):
+    y = x.new_zeros(len(x), 3, 12, 14)
+    if how == "assigned":
+        y[:, :, 1:9, 3:11] = x
+    else:
+        y[:, :, 1:9, 3:11].copy_(x)
+    return y
+
+
+def blanked(x):
+    x = x.clone()
+    x[:, :, 2:4] = 0.0
+    return x
+
+
+def flipped_into_itself(x, how):
+    x = x.clone()
+    x.mul_(x.flip(-1)) if how == "mul" else x.add_(x.flip(-1))
+    return x
+
+
+def partly_rectified(x):
+    x = x.clone()
+    x[:, 0].mul_(-1).add_(0.5).relu_()
+    return x
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("within", "apart", "names"),
+    [
+        (channels_assigned, channels_apart, PRESETS),
+        (channels_in_place, channels_apart, PRESETS),
+        (lambda x: on_canvas(x, "assigned"), lambda x: functional.pad(x, (3, 3, 1, 3)), PRESETS),
+        (lambda x: on_canvas(x, "copied"), lambda x: functional.pad(x, (3, 3, 1, 3)), PRESETS),
+        (blanked, lambda x: torch.cat([x[:, :, :2], torch.zeros_like(x[:, :, 2:4]), x[:, :, 4:]], 2), PRESETS),
+        (lambda x: flipped_into_itself(x, "mul"), lambda x: x * x.flip(-1), PRESETS),
+        (lambda x: flipped_into_itself(x, "add"), lambda x: x + x.flip(-1), PRESETS),
+        # a rule for pixels sees some in what was rectified only if it is a part of a whole
+        (
+            partly_rectified,
+            lambda x: torch.cat([(0.5 - x[:, :1]).relu(), x[:, 1:]], 1),
+            ["lrp", "lrp_gamma", "lrp_zplus"],
+        ),
+    ],
+    ids=["assigned", "in place", "canvas", "copied", "blanked", "times itself", "plus itself", "rectified"],
+)
+def test_what_is_written_into_an_image_is_what_is_made_beside_it(within, apart, names, fast):
+    class Net(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.conv, self.head = first, nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(self.first(x)).relu().mean((2, 3)))
+
+    x = images(2)
+    for name in names:
+        found, expected = (run(name, seeded(lambda f=f: Net(f)), x, 1, fast=fast).maps for f in (within, apart))
+        close(found, expected)
 
 
 def test_learnt_constants_are_no_normalisation():
@@ -1012,8 +1186,9 @@ def test_bad_configurations_are_refused():
         assert name not in attribution.available(model=network)
     with pytest.raises(ValueError, match="bounds"):
         attribution.create("lrp", network, first="z_box")
-    with pytest.raises(ValueError, match="attention"):
-        attribution.create("attn_lrp", network)
+    for name in ("attn_lrp", "cp_lrp", "pa_lrp"):
+        with pytest.raises(ValueError, match="no attention"):
+            run(name, network, images(1))
     with pytest.raises(ValueError, match="at least 1"):
         attribution.create("lrp_alpha_beta", network, alpha=0.5)
     with pytest.raises(ValueError, match="logit"):
@@ -1035,3 +1210,46 @@ def test_pa_lrp_says_where_there_are_no_tokens():
 
     with pytest.raises(ValueError, match="attn_lrp"):
         run("pa_lrp", seeded(Attends), images(1))
+
+
+class Block(nn.Module):
+    """Attention by torch's function, in modules that are called otherwise."""
+
+    def __init__(self, softmax):
+        super().__init__()
+        self.patch, self.mix, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 12), nn.Linear(4, 2)
+        self.softmax = softmax
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = self.mix(x).chunk(3, -1)
+        if self.softmax == "fused":
+            y = functional.scaled_dot_product_attention(q, k, v)
+        elif self.softmax == "open":
+            y = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
+        else:  # of the features, which is none
+            y = q * k.mean(1).softmax(-1)[:, None] + v
+        return self.head((x + y).mean(1))
+
+
+@pytest.mark.parametrize("name", ["attn_lrp", "cp_lrp", "pa_lrp"])
+def test_attention_is_found_whatever_its_modules_are_called(name):
+    x = images(2)
+    model = Model(seeded(lambda: Block("fused")))
+    assert name not in attribution.available(model=model)  # names alone do not tell
+    found = attribution.create(name, model).explain(x, target=1).maps
+    assert name in attribution.available(model=model)
+    attribution.create(name, model)
+    close(found, attribution.create(name, Model(seeded(lambda: Block("open")))).explain(x, target=1).maps)
+
+
+@pytest.mark.parametrize("name", ["attn_lrp", "cp_lrp", "pa_lrp"])
+def test_what_is_only_called_attention_is_none(name):
+    model = Model(nn.Sequential(OrderedDict(attention=seeded(lambda: Block("features")))))
+    assert name in attribution.available(model=model)
+    made = attribution.create(name, model)
+    with pytest.raises(ValueError, match="no attention"):
+        made.explain(images(2), target=1)
+    assert name not in attribution.available(model=model)
+    with pytest.raises(ValueError, match="no attention"):
+        attribution.create(name, model)
