@@ -159,13 +159,14 @@ class Rules(TorchFunctionMode):
             # what a bare callable makes of its parameters does not depend on the input either
             return func(*map(_constant, args), **{k: _constant(v) for k, v in kwargs.items()})
         within = (name.endswith("_") and not name.endswith("__")) or _in_place(plain, args, kwargs)
-        if within and args:  # what a rule keeps must not be overwritten
+        within = within and bool(args) and isinstance(args[0], Tensor)
+        if within:  # what a rule keeps must not be overwritten
             found = self._meet(func, plain, (args[0].clone(), *args[1:]), kwargs)
         else:
             found = self._meet(func, plain, args, kwargs)
         if found is NotImplemented:
             return func(*args, **kwargs)
-        return args[0].copy_(found) if within and args else found
+        return args[0].copy_(found) if within else found
 
     def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Call the method for this function; `NotImplemented` where there is none."""
@@ -477,12 +478,16 @@ def kind_of(node: Any) -> str:
 
 
 def depends(value: Any) -> bool:
-    """Whether a tensor depends on the network's input: parameters never do."""
+    """Whether a tensor, or one in a list or tuple, depends on the network's input: parameters never do."""
+    if isinstance(value, list | tuple):
+        return any(map(depends, value))
     return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
 
 
 def _constant(value: Any) -> Any:
-    """A parameter as a plain tensor."""
+    """A parameter as a plain tensor, also in lists and tuples."""
+    if type(value) in {list, tuple}:
+        return type(value)(map(_constant, value))
     return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 

@@ -249,6 +249,34 @@ def test_a_caller_s_parameters_do_not_depend_on_the_input():
     assert layer.weight.grad is None
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda a, b: torch.stack([a, b]).mean(0), lambda a, b: torch.cat((a[:2], b[2:])),
+        lambda a, b: torch.cat(tensors=[a[:2], b[2:]]), lambda a, b: torch.einsum("i,i->i", [a, b]),
+        lambda a, b: torch.broadcast_tensors(a, b)[0] * b,
+    ],
+)  # fmt: skip
+def test_parameters_in_lists_do_not_depend_on_the_input(made):
+    """Otherwise a scale that is made of two of them counts as a factor that the image moves."""
+    a, b, x = nn.Parameter(values(4)), nn.Parameter(values(4, seed=1)), leaf(2, 4)
+    rules = Rules()
+    with rules:
+        scale = made(a, b)
+        out = x * scale
+    assert not depends(scale)
+    assert not rules.met
+    rules.check(out.sum(), x, "a test")
+    assert torch.allclose(out, x * made(a, b), rtol=0, atol=EXACT)
+
+
+def test_what_depends_is_found_in_lists_within_lists():
+    x = leaf(2, 4)
+    assert depends([1, (None, [x])])
+    assert not depends([1, (None, [nn.Parameter(values(2))])])
+    assert agree(lambda a, b: torch.einsum("ij,kj->ik", [a, b]), x, leaf(3, 4, seed=1)).met == {"product": 1}
+
+
 NORMS = {
     "layer": (nn.LayerNorm(5), (2, 3, 5)),
     "layer_two_axes": (nn.LayerNorm((3, 5), eps=1e-3), (2, 3, 5)),
