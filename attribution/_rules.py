@@ -184,8 +184,6 @@ class Rules(TorchFunctionMode):
             return self._normalize(func, name, args, kwargs)
         if name in MAX_POOLS:
             return self._max_pool(func, name, args, kwargs)
-        if name == "batch_norm":
-            _refuse_batch_statistics(func, args, kwargs)
         if name in AVERAGES or name == "batch_norm":
             return self._one("affine", func, name, args, kwargs)
         if name == "scaled_dot_product_attention" and self.opens_attention:
@@ -208,6 +206,8 @@ class Rules(TorchFunctionMode):
         return getattr(self, kind)(*args, **more)
 
     def _one(self, kind: str, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "batch_norm":
+            _refuse_batch_statistics(func, args, kwargs)
         x, rest, more = _first(args, kwargs)
         return self._met(kind, lambda x: func(x, *rest, **more), x, name)
 
@@ -242,14 +242,14 @@ class Rules(TorchFunctionMode):
                 return NotImplemented
             return self._met("product", lambda a, b: torch.einsum(equation, a, b), *operands)
         if name in QUOTIENTS:
-            a, b = _pair(args, kwargs)
+            a, b = pair(args, kwargs)
             a, b = (b, a) if name.startswith("__r") else (a, b)
             if not depends(b) or kwargs.get("rounding_mode") is not None:
                 return NotImplemented
             if depends(a):
                 return self._met("quotient", a, b)
             return a * self._met("elementwise", torch.reciprocal, b, "reciprocal")
-        a, b = _pair(args, kwargs)
+        a, b = pair(args, kwargs)
         if not depends(a) or not depends(b):
             return NotImplemented
         apply = torch.mul if "mul" in name and "matmul" not in name else torch.matmul
@@ -269,7 +269,8 @@ class Rules(TorchFunctionMode):
         out = self._mul(torch.mul if name == "addcmul" else torch.matmul, a, b)
         out = out * kwargs.get("value", kwargs.get("alpha", 1))
         beta = kwargs.get("beta", 1)
-        return out if beta == 0 else out + beta * summand  # torch does not look at what counts for nothing: it may be NaN
+        # torch does not look at what counts for nothing: it may be NaN
+        return out if beta == 0 else out + beta * summand
 
     def _length(self, name: str, args: Any, kwargs: Any) -> Any:
         """The length of vectors, and vectors divided by theirs."""
@@ -569,7 +570,7 @@ def _first(args: Any, kwargs: Any) -> tuple[Tensor, Any, dict[str, Any]]:
     return kwargs["input"], (), {k: v for k, v in kwargs.items() if k != "input"}
 
 
-def _pair(args: Any, kwargs: Any) -> tuple[Any, Any]:
+def pair(args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The two operands of a function, each by its place or by its name."""
     first = args[0] if args else kwargs.get("input")
     names = ("other", "mat2", "vec", "tensor")
