@@ -17,6 +17,8 @@ from ..model import Model
 from ..targets import Output, Target, read
 
 NEAR = 100  # roundings: inputs closer than this count as equal, and the derivative stands in
+TIED = 64  # roundings of float32 from one place to the next: values of a window closer than this go by their place
+WINDOW = 64  # places; over longer windows the roundings from one to the next are fewer
 
 
 class Differences(Rules):
@@ -92,14 +94,12 @@ class Differences(Rules):
 
     def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
         """What the input's winner gains over the baseline's is its own; what falls short is the baseline's winner's."""
-        value, places = apply(x.detach(), indices=True)
+        _, places = apply(x.detach(), indices=True)
         if self.recording:
             out = self._record(name, lambda x: apply(x, indices=True)[0], x)
         else:
-            (x0,) = self._recall(name, x)
-            before, places0 = apply(x0, indices=True)
             axes = int(name[name.index("pool") + 4])
-            out = _winners((x, x0), (value, before), (places, places0), axes)
+            out = _winners(x, *self._recall(name, x), lambda x: apply(x, indices=True), axes)
         return (out, places) if name.endswith("_with_indices") else out
 
     def maximum(self, apply: Callable[..., Any], x: Tensor, name: str, dims: tuple[int, ...], *, keepdim: bool) -> Any:
@@ -112,9 +112,7 @@ class Differences(Rules):
             sign = -1 if "min" in name else 1
             last = tuple(range(-len(dims), 0))
             rows, rows0 = (sign * t.movedim(dims, last).flatten(-len(dims)) for t in (x, x0))
-            value, place = rows.detach().max(-1, keepdim=True)
-            before, place0 = rows0.max(-1, keepdim=True)
-            out = sign * _winners((rows, rows0), (value, before), (place, place0), 1).squeeze(-1)
+            out = sign * _winners(rows, rows0, lambda x: x.max(-1, keepdim=True), 1).squeeze(-1)
             for dim in sorted(d % x.ndim for d in dims) if keepdim else ():
                 out = out.unsqueeze(dim)
         return out if isinstance(found, Tensor) else type(found)((out, found[1]))
@@ -240,23 +238,56 @@ def _shares(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> Tensor:
     return outer * _multiplier("exp", (x, x0), (e, e0), e)
 
 
-def _winners(ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tensor], at: tuple[Tensor, Tensor], axes: int) -> Tensor:
-    """The largest values of windows, by their places in the last axes laid flat; each share goes to a winner.
+def _winners(x: Tensor, x0: Tensor, find: Callable[[Tensor], tuple[Tensor, Tensor]], axes: int) -> Tensor:
+    """The largest values of windows; each share goes to a winner.
 
-    A winner's own difference is at least its share: it won against the other one's value in its own image.
+    A winner's own difference is at least its share: it won against the other one's value in its own image. Of values that
+    rounding alone tells apart, as in all windows of a uniform baseline, the first wins, whatever the kernels that computed
+    them; that can cost it a rounding of the guarantee, and where it would cost more, the largest value itself has the share.
+
+    Args:
+        x: The input, which the result depends on.
+        x0: The baseline's.
+        find: Gives the largest values of windows, and their places in the last axes laid flat.
+        axes: How many axes.
     """
-    (x, x0), (out, before) = ins, outs
+    now = x.detach()
+    (out, at), (before, at0) = find(now), find(x0)
+    total, gains = _wide(out) - _wide(before), out >= before
     shape = (*x.shape[: x.ndim - axes], -1)
-    flat, flat0 = x.reshape(shape), x0.reshape(shape)
-    top = torch.maximum(out, before)
-    carrier = torch.zeros_like(out)
-    equal = (out == before).to(out)
-    for places, share, alone in zip(at, (top - before, out - top), (equal, torch.zeros_like(out)), strict=True):
-        index = places.reshape(shape)
-        won = flat.gather(-1, index)
-        change = (won - flat0.gather(-1, index)).detach().reshape(out.shape)
-        carrier = carrier + won.reshape(out.shape) * torch.where(change == 0, alone, share / change)
+    flat, change = x.reshape(shape), (_wide(now) - _wide(x0)).reshape(shape)
+    carrier = torch.zeros_like(total)
+    for image, largest, share, alone in (
+        (now, at, torch.where(gains, total, 0.0), (total == 0).to(total)),
+        (x0, at0, torch.where(gains, 0.0, total), torch.zeros_like(total)),
+    ):
+        tried = []
+        for places in (find(_sloping(image, out.shape, axes))[1], largest):
+            moved = change.gather(-1, places.reshape(shape)).reshape(out.shape)
+            tried.append((places, moved, torch.where(moved == 0, alone, share / moved)))
+        (first, moved, part), (last, _, rest) = tried
+        fits = (part >= 0) & (part <= 2) & ((moved != 0) | (share == 0))
+        winner, weight = torch.where(fits, first, last), torch.where(fits, part, rest)
+        carrier = carrier + flat.gather(-1, winner.reshape(shape)).reshape(out.shape) * weight
     return applied(_Instead, carrier, out)
+
+
+def _sloping(x: Tensor, windows: Sequence[int], axes: int) -> Tensor:
+    """Values that fall a little from each place to the next, so that none of a window are equal."""
+    x = _wide(x)
+    size = x.abs().where(x.isfinite(), 0.0)  # masks are infinite
+    size = size.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > axes else size.amax()
+    for axis in range(1, axes + 1):
+        length = x.shape[-axis] / max(windows[-axis], 1)
+        step = TIED * torch.finfo(torch.float32).eps * min(1.0, WINDOW / length) * 1.37 ** (axis - 1)
+        ramp = torch.arange(x.shape[-axis], device=x.device, dtype=x.dtype).reshape(-1, *[1] * (axis - 1))
+        x = x - ramp * step * size
+    return x
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision in single precision: a quotient of its differences would be noise."""
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 def deep_lift(

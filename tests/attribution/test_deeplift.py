@@ -1,5 +1,7 @@
 """DeepLIFT: hand results, exact sums on every network, and captum where it has rules for everything and they are right."""
 
+import copy
+
 import pytest
 import torch
 from attriscope import attribution
@@ -97,6 +99,47 @@ def test_a_maximum_where_nothing_differs_hands_on_to_its_winner_alone():
     # the baseline's winner falls from 5 to 0, by 3 above the new one, which is where it was and has no part in it
     network = column(lambda x: torch.stack([x[:, 0] + x[:, 1], x[:, 2]], 1).amax(1))
     assert torch.equal(explain(network, row(3, -1, 0), baseline=row(1, 1, 5)).maps, row(0, 0, -3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.max_pool1d(x[:, None], 3).flatten(), lambda x: x.amax(1), lambda x: x.max(1).values,
+        lambda x: -(-x).amin(1), lambda x: functional.max_pool2d(x[:, None, :, None], (3, 1)).flatten(),
+        lambda x: functional.adaptive_max_pool3d(x[:, None, None, None], 1).flatten(),
+    ],
+)  # fmt: skip
+def test_of_values_that_rounding_alone_tells_apart_the_first_wins(function):
+    """A uniform baseline ties in every window; which of its values is largest is up to the kernels that computed them."""
+    x, noise = row(0.5, 0.25, 0.75), 1e-7
+    for last in (row(0, 0, noise), row(noise, 0, 0), row(0, noise, 0)):
+        found = explain(column(function), x, baseline=1 + last)
+        assert torch.allclose(found.maps, row(-0.25, 0, 0), rtol=0, atol=2 * noise)
+        assert float(found.details["convergence_delta"].abs()) < EXACT
+        found = explain(column(function), 1 + last, baseline=x)
+        assert torch.allclose(found.maps, row(0.25, 0, 0), rtol=0, atol=2 * noise)
+    # more than rounding
+    found = explain(column(function), x, baseline=row(1, 1.001, 1))
+    assert torch.allclose(found.maps, row(0, -0.251, 0), rtol=0, atol=EXACT)
+
+
+def test_a_first_that_did_not_move_leaves_the_share_to_the_largest():
+    """1e-7 to 3e-7 above a first value that stays: it did not earn anything, and the sum is still exact."""
+    found = explain(column(lambda x: x.amax(1)), row(1, 1 + 3e-7), baseline=row(1, 1 + 1e-7))
+    assert torch.allclose(found.maps, row(0, 2e-7), rtol=0, atol=1e-12)
+
+
+def test_the_map_does_not_depend_on_the_rounding_of_kernels(zoo):
+    """Batch sizes, the fast copy and float64 round differently, and a constant baseline ties in every window."""
+    network, x = zoo.build("torchvision_resnet18"), zoo.images("torchvision_resnet18", 3)
+
+    def found(dtype=torch.float32, **how):
+        model = Model(copy.deepcopy(network).to(dtype), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), **how)
+        return explain(model, x.to(dtype), 1).maps.double()
+
+    wanted = found(torch.float64, batch_size=3)
+    for how in ({"batch_size": 1}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 3, "fast": False}):
+        close(found(**how), wanted, 1e-4)  # float32 through some twenty layers; another winner is some 0.1
 
 
 def test_two_inputs_of_a_softmax_by_hand():
