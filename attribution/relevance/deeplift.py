@@ -11,13 +11,14 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from .. import baselines
-from .._rules import Apply, Rules, applied, normalized, own
+from .._rules import Apply, Rules, applied, normalized, own, pair
 from ..attributor import Attributor, Channels, Computed, register
 from ..model import Model
 from ..targets import Output, Target, read
 
 NEAR = 100  # roundings: inputs closer than this count as equal, and the derivative stands in
 TIED = 64  # roundings of float32 from one place to the next: values of a window closer than this go by their place
+HALF = 1e-4  # steps of half precision are wider
 WINDOW = 64  # places; over longer windows the roundings from one to the next are fewer
 
 
@@ -32,6 +33,7 @@ class Differences(Rules):
     def __init__(self) -> None:
         super().__init__()
         self.recording = True
+        self.coarsest = 0.0  # step of the numbers that were met
         self.kept: deque[tuple[str, tuple[Tensor, ...]]] = deque()
         self._anchor = torch.zeros((), requires_grad=True)  # what is recorded depends on this in place of the input
 
@@ -51,27 +53,36 @@ class Differences(Rules):
         if self.recording:
             return self._record("product", apply, a, b)
         a0, b0 = self._recall("product", a, b)
-        return applied(_Product, a, b, ((a + a0).detach() / 2, (b + b0).detach() / 2), apply)
+        means = [(_wide(t.detach()) + _wide(t0)) / 2 for t, t0 in ((a, a0), (b, b0))]
+        return applied(_Product, a, b, means, apply)
 
     def quotient(self, a: Tensor, b: Tensor) -> Tensor:
         """The product that it undoes, by its rule: nothing grows where a denominator is near zero on one side alone."""
         if self.recording:
             return self._record("quotient", torch.div, a, b)
         a0, b0 = self._recall("quotient", a, b)
-        out, before = (a / b).detach(), a0 / b0
-        same = b.detach() * b0 > 0  # of a denominator that changes its sign, the reciprocal and a product
-        middle = (b.detach() + b0) / 2
-        outer = torch.where(same, 1 / middle, (1 / b.detach() + 1 / b0) / 2)
-        inner = torch.where(same, (out + before) / 2 / middle, (a.detach() + a0) / 2 / (b.detach() * b0))
-        return applied(_Instead, a * outer - b * inner, out)
+        value = (a / b).detach()
+        now, below, now0, below0 = (_wide(t.detach()) for t in (a, b, a0, b0))
+        out, before = now / below, now0 / below0
+        same = below * below0 > 0  # of a denominator that changes its sign, the reciprocal and a product
+        middle = (below + below0) / 2
+        outer = torch.where(same, 1 / middle, (1 / below + 1 / below0) / 2)
+        inner = torch.where(same, (out + before) / 2 / middle, (now + now0) / 2 / (below * below0))
+        return applied(_Instead, a * outer - b * inner, value)
 
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """The exponential of the logarithm of the softmax."""
-        return self.elementwise(torch.exp, self.log_softmax(apply, x, dim), "exp")
+        dtype = apply(x.detach().narrow(dim, 0, 1)).dtype  # it may be told to be precise
+        return self.elementwise(torch.exp, self._log_softmax(x.to(dtype), dim), "exp").to(dtype)
 
     def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """Each value minus what all exponentials add up to."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
+        dtype = apply(x.detach().narrow(dim, 0, 1)).dtype
+        return self._log_softmax(x.to(dtype), dim).to(dtype)
+
+    def _log_softmax(self, x: Tensor, dim: int) -> Tensor:
+        """Of half precision in single precision."""
+        x = _wide(x)
         return x - self.logsumexp(lambda x: x.logsumexp(dim, keepdim=True), x, (dim,), keepdim=True)
 
     def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:
@@ -79,18 +90,19 @@ class Differences(Rules):
         if self.recording:
             return self._record("logsumexp", apply, x)
         (x0,) = self._recall("logsumexp", x)
-        share = _shares(x.detach(), x0, dims)
+        share = _shares(_wide(x.detach()), _wide(x0), dims)
         return applied(_Instead, (x * share).sum(dims, keepdim=keepdim), apply(x.detach()))
 
     def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
         """Squares, their mean, its root, and a quotient."""
         del apply, name
+        dtype, x = x.dtype, _wide(x)
 
         def deviation(y: Tensor) -> Tensor:
             mean = self.elementwise(torch.square, y, "square").mean(options["dims"], keepdim=True)
             return self.elementwise(torch.sqrt, mean + options["eps"], "sqrt")
 
-        return normalized(x, options, deviation, self.quotient)
+        return normalized(x, options, deviation, self.quotient).to(dtype)
 
     def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
         """What the input's winner gains over the baseline's is its own; what falls short is the baseline's winner's."""
@@ -119,9 +131,13 @@ class Differences(Rules):
 
     def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """The larger or smaller of two tensors: the first, and by how much the other is beyond it."""
-        if name in {"maximum", "minimum", "max", "min"} and len(args) == 2 and isinstance(args[1], Tensor):
-            sign = -1 if "min" in name else 1
-            return args[0] + sign * self._met("elementwise", functional.relu, sign * (args[1] - args[0]), "relu")
+        given = (t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.is_floating_point())
+        self.coarsest = max(self.coarsest, *(torch.finfo(t.dtype).eps for t in given), 0.0)
+        a, b = pair(args, kwargs)
+        if name in {"maximum", "minimum", "max", "min"} and isinstance(b, Tensor):
+            sign, dtype = -1 if "min" in name else 1, torch.result_type(a, b)
+            a, b = a.to(_wide(a.new_empty((), dtype=dtype)).dtype), b.to(_wide(b.new_empty((), dtype=dtype)).dtype)
+            return (a + sign * self._met("elementwise", functional.relu, sign * (b - a), "relu")).to(dtype)
         return super()._meet(func, name, args, kwargs)
 
     def _record(self, name: str, apply: Apply, *values: Tensor) -> Tensor:
@@ -180,13 +196,17 @@ class _Rescaled(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, x0: Tensor, apply: Apply, name: str) -> Tensor:
+        def wide(x: Tensor) -> Tensor:
+            return apply(x if name == "prelu" else _wide(x))  # a PReLU wants the precision of its weight
+
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            out = apply(leaf)
+            out = wide(leaf)
             slope = torch.autograd.grad(out.sum(), leaf)[0] if out.requires_grad else torch.zeros_like(x)
-        out, before = out.detach(), apply(x0)
-        ctx.save_for_backward(_multiplier(name, (x, x0), (out, before), slope))
-        return out
+        out, before = out.detach(), wide(x0)
+        ins, outs = (_wide(x), _wide(x0)), (_wide(out), _wide(before))
+        ctx.save_for_backward(_multiplier(name, ins, outs, _wide(slope)))
+        return out if _wide(x) is x else apply(x.detach())
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
@@ -207,6 +227,8 @@ def _multiplier(name: str, ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tenso
     change = x - x0
     # infinite values of both, as masks make them, have no difference either
     apart = change.abs() > NEAR * torch.finfo(x.dtype).eps * (x.abs() + x0.abs())
+    if name == "prelu":
+        apart &= x * x0 <= 0  # on one side of zero it is linear
     return torch.where(apart, (out - before) / change, slope)
 
 
@@ -225,7 +247,7 @@ class _Product(Function):
         means = [t.detach().requires_grad_() for t in ctx.saved_tensors]
         with torch.enable_grad():
             out = ctx.multiply(*means)
-        return *torch.autograd.grad(out, means, given[0]), None, None
+        return *torch.autograd.grad(out, means, given[0].to(out.dtype)), None, None
 
 
 def _shares(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -325,7 +347,8 @@ def deep_lift(
                 rules.replay()
                 out = run(x)
                 score = read(out, target.take(part), output, model.activation)
-            coarsest = max(torch.finfo(t.dtype).eps for t in (out, score, maps) if isinstance(t, Tensor))
+            steps = (torch.finfo(t.dtype).eps for t in (out, score, maps) if isinstance(t, Tensor))
+            coarsest = max(coarsest, rules.coarsest, *steps)
             if rules.kept:
                 rules.refuse()
             rules.check(score, x, "deeplift")
@@ -339,7 +362,9 @@ def deep_lift(
     gain = scores - before.mean(1)
     delta = maps.flatten(1).sum(1) - gain.to(maps)
     # half of the digits: rounding grows along a deep network, and what no rule saw is of the size of the map
-    limit = coarsest**0.5 * (maps.flatten(1).abs().sum(1) + scores.abs().to(maps))
+    # in half precision that would be a tenth, and the rules' own numbers are finer
+    digits = coarsest**0.5 if coarsest < HALF else 4 * coarsest
+    limit = digits * (maps.flatten(1).abs().sum(1) + scores.abs().to(maps))
     if bool((delta.abs() > limit).any()):
         warnings.warn(
             f"deeplift misses the difference of the scores by up to {float(delta.abs().max()):.2g}: the network picks values "

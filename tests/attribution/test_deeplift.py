@@ -1,6 +1,7 @@
 """DeepLIFT: hand results, exact sums on every network, and captum where it has rules for everything and they are right."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -475,6 +476,53 @@ def test_nothing_of_the_caller_s_is_touched(networks, images, untouched):
     explain(network, x)
     explain(network, x, method="deep_lift_shap", references=images(2, seed=1))
     before.check()
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("name", ["timm_vit", "timm_efficientnet"])
+@pytest.mark.filterwarnings("error")
+def test_in_half_precision_quotients_are_not_of_rounded_numbers(zoo, name, dtype, near):
+    """Some four times what the networks' own rounding does to input times gradient; without, it is up to 0.8."""
+    network, x = zoo.build(name), zoo.images(name, 2)
+    found = explain(copy.deepcopy(network).to(dtype), x, 1)
+    wanted = explain(network, x, 1).maps
+    assert float((found.maps - wanted).norm() / wanted.norm()) < near
+    size = found.maps.flatten(1).abs().sum(1)
+    assert float((found.details["convergence_delta"].abs() / size).max()) < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.gelu(x[:, 0]), lambda x: x.softmax(1)[:, 0], lambda x: x.logsumexp(1),
+        lambda x: x[:, 0] * x[:, 1],
+        lambda x: x[:, 0] / x[:, 1], lambda x: functional.layer_norm(x, (3,))[:, 0], lambda x: x.amax(1),
+        lambda x: torch.maximum(x[:, 0], x[:, 1]), lambda x: functional.prelu(x[:, :1], x.new_full((1,), 0.3).detach())[:, 0],
+        lambda x: x.log_softmax(1)[:, 0], lambda x: torch.max(input=x[:, 0], other=x[:, 1]),
+    ],
+)  # fmt: skip
+def test_every_rule_in_half_precision_is_that_of_full_precision(function, dtype):
+    """Inputs and baseline are numbers of both; what rounds is the result's own gradient, once or twice."""
+    x, start = row(0.75, 1.25, -0.5), row(0.5, 1.5, 0.25)
+
+    def found(kind):
+        network = table(lambda x: function(x.to(kind))[:, None], activation="none")
+        return explain(network, x.float(), baseline=start.float()).maps
+
+    close(found(dtype), found(torch.float32), 4 * torch.finfo(dtype).eps)
+
+
+def test_what_is_missed_in_half_precision_is_warned_about_though_the_scores_are_of_full_precision():
+    def picks(x):
+        h = x.to(torch.bfloat16) * 2
+        return torch.where(h.detach() > 1, h, 0.3 * h).float()
+
+    with pytest.warns(RuntimeWarning, match="misses the difference"):
+        explain(column(lambda x: picks(x).sum(1)), row(0.75, 0.25).float(), baseline=row(0.25, 0.75).float() * 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # rounding alone, of which there is more than float32 has
+        explain(column(lambda x: (x.to(torch.bfloat16) * 1.3).exp().float().sum(1)), row(0.7, 0.3).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
