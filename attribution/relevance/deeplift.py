@@ -111,7 +111,8 @@ class Differences(Rules):
             out = self._record(name, lambda x: apply(x, indices=True)[0], x)
         else:
             axes = int(name[name.index("pool") + 4])
-            out = _winners(x, *self._recall(name, x), lambda x: apply(x, indices=True), axes)
+            (x0,) = self._recall(name, x)
+            out = _winners(x, x0, lambda x: apply(x, indices=True), axes)
         return (out, places) if name.endswith("_with_indices") else out
 
     def maximum(self, apply: Callable[..., Any], x: Tensor, name: str, dims: tuple[int, ...], *, keepdim: bool) -> Any:
