@@ -262,7 +262,7 @@ class Rules(TorchFunctionMode):
         names = {"addcmul": ("tensor1", "tensor2"), "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}[name]
         given = {**dict(zip(("input", *names), args, strict=False)), **kwargs}
         summand, a, b = (given.get(n) for n in ("input", *names))
-        if not all(isinstance(t, Tensor) for t in (summand, a, b)):
+        if not (isinstance(summand, Tensor) and isinstance(a, Tensor) and isinstance(b, Tensor)):
             return NotImplemented
         if name != "addcmul" and not (depends(a) and depends(b)):
             return NotImplemented
