@@ -162,13 +162,14 @@ class Rules(TorchFunctionMode):
             # what a bare callable makes of its parameters does not depend on the input either
             return func(*map(_constant, args), **{k: _constant(v) for k, v in kwargs.items()})
         within = (name.endswith("_") and not name.endswith("__")) or _in_place(plain, args, kwargs)
-        if within and args:  # what a rule keeps must not be overwritten
+        within = within and bool(args) and isinstance(args[0], Tensor)
+        if within:  # what a rule keeps must not be overwritten
             found = self._meet(func, plain, (args[0].clone(), *args[1:]), kwargs)
         else:
             found = self._meet(func, plain, args, kwargs)
         if found is NotImplemented:
             return func(*args, **kwargs)
-        if not (within and args):
+        if not within:
             return found
         self.replaced(args[0].copy_(found), found)
         return args[0]
@@ -211,6 +212,8 @@ class Rules(TorchFunctionMode):
         return getattr(self, kind)(*args, **more)
 
     def _one(self, kind: str, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "batch_norm":
+            _refuse_batch_statistics(func, args, kwargs)
         x, rest, more = _first(args, kwargs)
         return self._met(kind, lambda x: func(x, *rest, **more), x, name)
 
@@ -245,14 +248,14 @@ class Rules(TorchFunctionMode):
                 return NotImplemented
             return self._met("product", lambda a, b: torch.einsum(equation, a, b), *operands)
         if name in QUOTIENTS:
-            a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+            a, b = pair(args, kwargs)
             a, b = (b, a) if name.startswith("__r") else (a, b)
             if not depends(b) or kwargs.get("rounding_mode") is not None:
                 return NotImplemented
             if depends(a):
                 return self._met("quotient", a, b)
             return a * self._met("elementwise", torch.reciprocal, b, "reciprocal")
-        a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
+        a, b = pair(args, kwargs)
         if not depends(a) or not depends(b):
             return NotImplemented
         apply = torch.mul if "mul" in name and "matmul" not in name else torch.matmul
@@ -262,14 +265,18 @@ class Rules(TorchFunctionMode):
 
     def _sum_of_products(self, name: str, args: Any, kwargs: Any) -> Any:
         """`input + value * (a * b)` and its kin: one product, and what is linear."""
-        if len(args) < 3:
+        names = {"addcmul": ("tensor1", "tensor2"), "addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2")}[name]
+        given = {**dict(zip(("input", *names), args, strict=False)), **kwargs}
+        summand, a, b = (given.get(n) for n in ("input", *names))
+        if not (isinstance(summand, Tensor) and isinstance(a, Tensor) and isinstance(b, Tensor)):
             return NotImplemented
-        summand, a, b = args[:3]
         if name != "addcmul" and not (depends(a) and depends(b)):
             return NotImplemented
         out = self._mul(torch.mul if name == "addcmul" else torch.matmul, a, b)
         out = out * kwargs.get("value", kwargs.get("alpha", 1))
-        return out + kwargs.get("beta", 1) * summand
+        beta = kwargs.get("beta", 1)
+        # torch does not look at what counts for nothing: it may be NaN
+        return out if beta == 0 else out + beta * summand
 
     def _length(self, name: str, args: Any, kwargs: Any) -> Any:
         """The length of vectors, and vectors divided by theirs."""
@@ -483,12 +490,16 @@ def kind_of(node: Any) -> str:
 
 
 def depends(value: Any) -> bool:
-    """Whether a tensor depends on the network's input: parameters never do."""
+    """Whether a tensor, or one in a list or tuple, depends on the network's input: parameters never do."""
+    if isinstance(value, list | tuple):
+        return any(map(depends, value))
     return isinstance(value, Tensor) and value.requires_grad and not isinstance(value, nn.Parameter)
 
 
 def _constant(value: Any) -> Any:
-    """A parameter as a plain tensor."""
+    """A parameter as a plain tensor, also in lists and tuples."""
+    if type(value) in {list, tuple}:
+        return type(value)(map(_constant, value))
     return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 
@@ -565,9 +576,27 @@ def _first(args: Any, kwargs: Any) -> tuple[Tensor, Any, dict[str, Any]]:
     return kwargs["input"], (), {k: v for k, v in kwargs.items() if k != "input"}
 
 
+def pair(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The two operands of a function, each by its place or by its name."""
+    first = args[0] if args else kwargs.get("input")
+    names = ("other", "mat2", "vec", "tensor")
+    return first, args[1] if len(args) > 1 else next((kwargs[n] for n in names if n in kwargs), None)
+
+
 def _in_place(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a functional activation works in place on its input."""
     return name in ACTIVATIONS and (bool(kwargs.get("inplace", False)) or any(a is True for a in args[1:]))
+
+
+def _refuse_batch_statistics(func: Any, args: Any, kwargs: Any) -> None:
+    """A batch norm is affine only where its mean and variance were given."""
+    mean = 3 if func is torch.batch_norm else 1  # torch's C function has weight and bias before them
+    given = {**{i: a for i, a in enumerate(args) if i in {mean, 5}}, **kwargs}
+    if given.get("training", given.get(5, False)) or given.get("running_mean", given.get(mean)) is None:
+        raise ValueError(
+            "the network has a batch norm that takes mean and variance from the batch, so that the map of an image would "
+            "depend on the others: set it to evaluation, or give it running statistics"
+        )
 
 
 def _refuse(what: str) -> NoReturn:

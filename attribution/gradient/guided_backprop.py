@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .._rules import Apply, Rules, applied, is_own, kind_of, nodes, own
+from .._rules import Apply, Rules, applied, depends, is_own, kind_of, nodes, own, pair
 from ..attributor import Attributor, Channels, Computed, register
 from ..model import Model
 from ..targets import Output, Target, read
@@ -16,7 +16,7 @@ from ..targets import Output, Target, read
 RECTIFIERS = frozenset(
     [
         "relu", "relu6", "hardtanh", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "silu", "gelu", "mish",
-        "hardswish", "softplus", "threshold", "clamp", "clip", "clamp_min",
+        "hardswish", "softplus", "threshold", "clamp", "clip", "clamp_min", "maximum",
     ]
 )  # fmt: skip
 # how autograd names them: in a graph they are those that no rule met
@@ -43,10 +43,19 @@ class Rectified(Rules):
 
     def elementwise(self, apply: Apply, x: Tensor, name: str) -> Tensor:
         """The rule, where the function is a rectifier."""
-        if name not in RECTIFIERS or (name in {"clamp", "clip"} and not _has_floor(apply, x)):
+        if name not in RECTIFIERS or (name in {"clamp", "clip", "maximum"} and not _has_floor(apply, x)):
             return apply(x)
         self.rectifiers += 1
         return applied(_Rectifier, x, apply, self.way)
+
+    def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """The larger of a tensor and a constant one is a rectifier; of two that depend on the input it is a choice."""
+        a, b = pair(args, kwargs)
+        if name in {"maximum", "max", "fmax"} and isinstance(b, Tensor) and not (depends(a) and depends(b)):
+            x, limit = (a, b) if depends(a) else (b, a)
+            shape = torch.broadcast_shapes(x.shape, limit.shape)
+            return self._met("elementwise", lambda x: torch.maximum(x, limit), x.expand(shape), "maximum")
+        return super()._meet(func, name, args, kwargs)
 
 
 def _has_floor(apply: Apply, x: Tensor) -> bool:
@@ -144,8 +153,9 @@ class GuidedBackprop(Attributor):
     The rule is for operations, whatever they are called and however they are written, so that a skip connection around a
     rectifier keeps its own gradient. Of a smooth one (GELU, SiLU, ELU, ...) the gradient that comes back is cut off in the
     same way and then weighed by the true slope, which may be negative. Gates and squashing functions (sigmoid, hardsigmoid,
-    tanh, softmax) are no rectifiers and have their ordinary gradient, as have max pooling, norms and attention. A SiLU that
-    is written as a product with a sigmoid is not recognised.
+    tanh, softmax) are no rectifiers and have their ordinary gradient, as have max pooling, norms and attention. The larger
+    of a tensor and a constant (`torch.maximum(h, zeros)`) is a rectifier too. One that is written as a choice or a product
+    (`torch.where(h > 0, h, 0)`, `h * (h > 0)`, a SiLU as `h * h.sigmoid()`) is not seen and has its ordinary gradient.
 
     Args:
         output: Which score is handed back.

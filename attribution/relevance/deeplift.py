@@ -11,12 +11,15 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from .. import baselines
-from .._rules import Apply, Rules, applied, normalized, own
+from .._rules import Apply, Rules, applied, normalized, own, pair
 from ..attributor import Attributor, Channels, Computed, register
 from ..model import Model
 from ..targets import Output, Target, read
 
 NEAR = 100  # roundings: inputs closer than this count as equal, and the derivative stands in
+TIED = 64  # roundings of float32 from one place to the next: values of a window closer than this go by their place
+HALF = 1e-4  # steps of half precision are wider
+WINDOW = 64  # places; over longer windows the roundings from one to the next are fewer
 
 
 class Differences(Rules):
@@ -30,6 +33,7 @@ class Differences(Rules):
     def __init__(self) -> None:
         super().__init__()
         self.recording = True
+        self.coarsest = 0.0  # step of the numbers that were met
         self.kept: deque[tuple[str, tuple[Tensor, ...]]] = deque()
         self._anchor = torch.zeros((), requires_grad=True)  # what is recorded depends on this in place of the input
 
@@ -49,27 +53,36 @@ class Differences(Rules):
         if self.recording:
             return self._record("product", apply, a, b)
         a0, b0 = self._recall("product", a, b)
-        return applied(_Product, a, b, ((a + a0).detach() / 2, (b + b0).detach() / 2), apply)
+        means = [(_wide(t.detach()) + _wide(t0)) / 2 for t, t0 in ((a, a0), (b, b0))]
+        return applied(_Product, a, b, means, apply)
 
     def quotient(self, a: Tensor, b: Tensor) -> Tensor:
         """The product that it undoes, by its rule: nothing grows where a denominator is near zero on one side alone."""
         if self.recording:
             return self._record("quotient", torch.div, a, b)
         a0, b0 = self._recall("quotient", a, b)
-        out, before = (a / b).detach(), a0 / b0
-        same = b.detach() * b0 > 0  # of a denominator that changes its sign, the reciprocal and a product
-        middle = (b.detach() + b0) / 2
-        outer = torch.where(same, 1 / middle, (1 / b.detach() + 1 / b0) / 2)
-        inner = torch.where(same, (out + before) / 2 / middle, (a.detach() + a0) / 2 / (b.detach() * b0))
-        return applied(_Instead, a * outer - b * inner, out)
+        value = (a / b).detach()
+        now, below, now0, below0 = (_wide(t.detach()) for t in (a, b, a0, b0))
+        out, before = now / below, now0 / below0
+        same = below * below0 > 0  # of a denominator that changes its sign, the reciprocal and a product
+        middle = (below + below0) / 2
+        outer = torch.where(same, 1 / middle, (1 / below + 1 / below0) / 2)
+        inner = torch.where(same, (out + before) / 2 / middle, (now + now0) / 2 / (below * below0))
+        return applied(_Instead, a * outer - b * inner, value)
 
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """The exponential of the logarithm of the softmax."""
-        return self.elementwise(torch.exp, self.log_softmax(apply, x, dim), "exp")
+        dtype = apply(x.detach().narrow(dim, 0, 1)).dtype  # it may be told to be precise
+        return self.elementwise(torch.exp, self._log_softmax(x.to(dtype), dim), "exp").to(dtype)
 
     def log_softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """Each value minus what all exponentials add up to."""
-        x = x.to(apply(x.detach().narrow(dim, 0, 1)).dtype)  # it may be told to be precise
+        dtype = apply(x.detach().narrow(dim, 0, 1)).dtype
+        return self._log_softmax(x.to(dtype), dim).to(dtype)
+
+    def _log_softmax(self, x: Tensor, dim: int) -> Tensor:
+        """Of half precision in single precision."""
+        x = _wide(x)
         return x - self.logsumexp(lambda x: x.logsumexp(dim, keepdim=True), x, (dim,), keepdim=True)
 
     def logsumexp(self, apply: Apply, x: Tensor, dims: tuple[int, ...], *, keepdim: bool) -> Tensor:
@@ -77,29 +90,29 @@ class Differences(Rules):
         if self.recording:
             return self._record("logsumexp", apply, x)
         (x0,) = self._recall("logsumexp", x)
-        share = _shares(x.detach(), x0, dims)
+        share = _shares(_wide(x.detach()), _wide(x0), dims)
         return applied(_Instead, (x * share).sum(dims, keepdim=keepdim), apply(x.detach()))
 
     def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
         """Squares, their mean, its root, and a quotient."""
         del apply, name
+        dtype, x = x.dtype, _wide(x)
 
         def deviation(y: Tensor) -> Tensor:
             mean = self.elementwise(torch.square, y, "square").mean(options["dims"], keepdim=True)
             return self.elementwise(torch.sqrt, mean + options["eps"], "sqrt")
 
-        return normalized(x, options, deviation, self.quotient)
+        return normalized(x, options, deviation, self.quotient).to(dtype)
 
     def max_pool(self, apply: Callable[..., Any], x: Tensor, name: str) -> Any:
         """What the input's winner gains over the baseline's is its own; what falls short is the baseline's winner's."""
-        value, places = apply(x.detach(), indices=True)
+        _, places = apply(x.detach(), indices=True)
         if self.recording:
             out = self._record(name, lambda x: apply(x, indices=True)[0], x)
         else:
-            (x0,) = self._recall(name, x)
-            before, places0 = apply(x0, indices=True)
             axes = int(name[name.index("pool") + 4])
-            out = _winners((x, x0), (value, before), (places, places0), axes)
+            (x0,) = self._recall(name, x)
+            out = _winners(x, x0, lambda x: apply(x, indices=True), axes)
         return (out, places) if name.endswith("_with_indices") else out
 
     def maximum(self, apply: Callable[..., Any], x: Tensor, name: str, dims: tuple[int, ...], *, keepdim: bool) -> Any:
@@ -112,18 +125,20 @@ class Differences(Rules):
             sign = -1 if "min" in name else 1
             last = tuple(range(-len(dims), 0))
             rows, rows0 = (sign * t.movedim(dims, last).flatten(-len(dims)) for t in (x, x0))
-            value, place = rows.detach().max(-1, keepdim=True)
-            before, place0 = rows0.max(-1, keepdim=True)
-            out = sign * _winners((rows, rows0), (value, before), (place, place0), 1).squeeze(-1)
+            out = sign * _winners(rows, rows0, lambda x: x.max(-1, keepdim=True), 1).squeeze(-1)
             for dim in sorted(d % x.ndim for d in dims) if keepdim else ():
                 out = out.unsqueeze(dim)
         return out if isinstance(found, Tensor) else type(found)((out, found[1]))
 
     def _meet(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """The larger or smaller of two tensors: the first, and by how much the other is beyond it."""
-        if name in {"maximum", "minimum", "max", "min"} and len(args) == 2 and isinstance(args[1], Tensor):
-            sign = -1 if "min" in name else 1
-            return args[0] + sign * self._met("elementwise", functional.relu, sign * (args[1] - args[0]), "relu")
+        given = (t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.is_floating_point())
+        self.coarsest = max(self.coarsest, *(torch.finfo(t.dtype).eps for t in given), 0.0)
+        a, b = pair(args, kwargs)
+        if name in {"maximum", "minimum", "max", "min"} and isinstance(b, Tensor):
+            sign, dtype = -1 if "min" in name else 1, torch.result_type(a, b)
+            a, b = a.to(_wide(a.new_empty((), dtype=dtype)).dtype), b.to(_wide(b.new_empty((), dtype=dtype)).dtype)
+            return (a + sign * self._met("elementwise", functional.relu, sign * (b - a), "relu")).to(dtype)
         return super()._meet(func, name, args, kwargs)
 
     def _record(self, name: str, apply: Apply, *values: Tensor) -> Tensor:
@@ -182,13 +197,17 @@ class _Rescaled(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, x0: Tensor, apply: Apply, name: str) -> Tensor:
+        def wide(x: Tensor) -> Tensor:
+            return apply(x if name == "prelu" else _wide(x))  # a PReLU wants the precision of its weight
+
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            out = apply(leaf)
+            out = wide(leaf)
             slope = torch.autograd.grad(out.sum(), leaf)[0] if out.requires_grad else torch.zeros_like(x)
-        out, before = out.detach(), apply(x0)
-        ctx.save_for_backward(_multiplier(name, (x, x0), (out, before), slope))
-        return out
+        out, before = out.detach(), wide(x0)
+        ins, outs = (_wide(x), _wide(x0)), (_wide(out), _wide(before))
+        ctx.save_for_backward(_multiplier(name, ins, outs, _wide(slope)))
+        return out if _wide(x) is x else apply(x.detach())
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
@@ -209,6 +228,8 @@ def _multiplier(name: str, ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tenso
     change = x - x0
     # infinite values of both, as masks make them, have no difference either
     apart = change.abs() > NEAR * torch.finfo(x.dtype).eps * (x.abs() + x0.abs())
+    if name == "prelu":
+        apart &= x * x0 <= 0  # on one side of zero it is linear
     return torch.where(apart, (out - before) / change, slope)
 
 
@@ -227,7 +248,7 @@ class _Product(Function):
         means = [t.detach().requires_grad_() for t in ctx.saved_tensors]
         with torch.enable_grad():
             out = ctx.multiply(*means)
-        return *torch.autograd.grad(out, means, given[0]), None, None
+        return *torch.autograd.grad(out, means, given[0].to(out.dtype)), None, None
 
 
 def _shares(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -240,23 +261,56 @@ def _shares(x: Tensor, x0: Tensor, dims: tuple[int, ...]) -> Tensor:
     return outer * _multiplier("exp", (x, x0), (e, e0), e)
 
 
-def _winners(ins: tuple[Tensor, Tensor], outs: tuple[Tensor, Tensor], at: tuple[Tensor, Tensor], axes: int) -> Tensor:
-    """The largest values of windows, by their places in the last axes laid flat; each share goes to a winner.
+def _winners(x: Tensor, x0: Tensor, find: Callable[[Tensor], tuple[Tensor, Tensor]], axes: int) -> Tensor:
+    """The largest values of windows; each share goes to a winner.
 
-    A winner's own difference is at least its share: it won against the other one's value in its own image.
+    A winner's own difference is at least its share: it won against the other one's value in its own image. Of values that
+    rounding alone tells apart, as in all windows of a uniform baseline, the first wins, whatever the kernels that computed
+    them; that can cost it a rounding of the guarantee, and where it would cost more, the largest value itself has the share.
+
+    Args:
+        x: The input, which the result depends on.
+        x0: The baseline's.
+        find: Gives the largest values of windows, and their places in the last axes laid flat.
+        axes: How many axes.
     """
-    (x, x0), (out, before) = ins, outs
+    now = x.detach()
+    (out, at), (before, at0) = find(now), find(x0)
+    total, gains = _wide(out) - _wide(before), out >= before
     shape = (*x.shape[: x.ndim - axes], -1)
-    flat, flat0 = x.reshape(shape), x0.reshape(shape)
-    top = torch.maximum(out, before)
-    carrier = torch.zeros_like(out)
-    equal = (out == before).to(out)
-    for places, share, alone in zip(at, (top - before, out - top), (equal, torch.zeros_like(out)), strict=True):
-        index = places.reshape(shape)
-        won = flat.gather(-1, index)
-        change = (won - flat0.gather(-1, index)).detach().reshape(out.shape)
-        carrier = carrier + won.reshape(out.shape) * torch.where(change == 0, alone, share / change)
+    flat, change = x.reshape(shape), (_wide(now) - _wide(x0)).reshape(shape)
+    carrier = torch.zeros_like(total)
+    for image, largest, share, alone in (
+        (now, at, torch.where(gains, total, 0.0), (total == 0).to(total)),
+        (x0, at0, torch.where(gains, 0.0, total), torch.zeros_like(total)),
+    ):
+        tried = []
+        for places in (find(_sloping(image, out.shape, axes))[1], largest):
+            moved = change.gather(-1, places.reshape(shape)).reshape(out.shape)
+            tried.append((places, moved, torch.where(moved == 0, alone, share / moved)))
+        (first, moved, part), (last, _, rest) = tried
+        fits = (part >= 0) & (part <= 2) & ((moved != 0) | (share == 0))
+        winner, weight = torch.where(fits, first, last), torch.where(fits, part, rest)
+        carrier = carrier + flat.gather(-1, winner.reshape(shape)).reshape(out.shape) * weight
     return applied(_Instead, carrier, out)
+
+
+def _sloping(x: Tensor, windows: Sequence[int], axes: int) -> Tensor:
+    """Values that fall a little from each place to the next, so that none of a window are equal."""
+    x = _wide(x)
+    size = x.abs().where(x.isfinite(), 0.0)  # masks are infinite
+    size = size.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > axes else size.amax()
+    for axis in range(1, axes + 1):
+        length = x.shape[-axis] / max(windows[-axis], 1)
+        step = TIED * torch.finfo(torch.float32).eps * min(1.0, WINDOW / length) * 1.37 ** (axis - 1)
+        ramp = torch.arange(x.shape[-axis], device=x.device, dtype=x.dtype).reshape(-1, *[1] * (axis - 1))
+        x = x - ramp * step * size
+    return x
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision in single precision: a quotient of its differences would be noise."""
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 def deep_lift(
@@ -294,7 +348,8 @@ def deep_lift(
                 rules.replay()
                 out = run(x)
                 score = read(out, target.take(part), output, model.activation)
-            coarsest = max(torch.finfo(t.dtype).eps for t in (out, score, maps) if isinstance(t, Tensor))
+            steps = (torch.finfo(t.dtype).eps for t in (out, score, maps) if isinstance(t, Tensor))
+            coarsest = max(coarsest, rules.coarsest, *steps)
             if rules.kept:
                 rules.refuse()
             rules.check(score, x, "deeplift")
@@ -308,7 +363,9 @@ def deep_lift(
     gain = scores - before.mean(1)
     delta = maps.flatten(1).sum(1) - gain.to(maps)
     # half of the digits: rounding grows along a deep network, and what no rule saw is of the size of the map
-    limit = coarsest**0.5 * (maps.flatten(1).abs().sum(1) + scores.abs().to(maps))
+    # in half precision that would be a tenth, and the rules' own numbers are finer
+    digits = coarsest**0.5 if coarsest < HALF else 4 * coarsest
+    limit = digits * (maps.flatten(1).abs().sum(1) + scores.abs().to(maps))
     if bool((delta.abs() > limit).any()):
         warnings.warn(
             f"deeplift misses the difference of the scores by up to {float(delta.abs().max()):.2g}: the network picks values "

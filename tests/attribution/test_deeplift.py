@@ -1,5 +1,8 @@
 """DeepLIFT: hand results, exact sums on every network, and captum where it has rules for everything and they are right."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from attriscope import attribution
@@ -97,6 +100,47 @@ def test_a_maximum_where_nothing_differs_hands_on_to_its_winner_alone():
     # the baseline's winner falls from 5 to 0, by 3 above the new one, which is where it was and has no part in it
     network = column(lambda x: torch.stack([x[:, 0] + x[:, 1], x[:, 2]], 1).amax(1))
     assert torch.equal(explain(network, row(3, -1, 0), baseline=row(1, 1, 5)).maps, row(0, 0, -3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.max_pool1d(x[:, None], 3).flatten(), lambda x: x.amax(1), lambda x: x.max(1).values,
+        lambda x: -(-x).amin(1), lambda x: functional.max_pool2d(x[:, None, :, None], (3, 1)).flatten(),
+        lambda x: functional.adaptive_max_pool3d(x[:, None, None, None], 1).flatten(),
+    ],
+)  # fmt: skip
+def test_of_values_that_rounding_alone_tells_apart_the_first_wins(function):
+    """A uniform baseline ties in every window; which of its values is largest is up to the kernels that computed them."""
+    x, noise = row(0.5, 0.25, 0.75), 1e-7
+    for last in (row(0, 0, noise), row(noise, 0, 0), row(0, noise, 0)):
+        found = explain(column(function), x, baseline=1 + last)
+        assert torch.allclose(found.maps, row(-0.25, 0, 0), rtol=0, atol=2 * noise)
+        assert float(found.details["convergence_delta"].abs()) < EXACT
+        found = explain(column(function), 1 + last, baseline=x)
+        assert torch.allclose(found.maps, row(0.25, 0, 0), rtol=0, atol=2 * noise)
+    # more than rounding
+    found = explain(column(function), x, baseline=row(1, 1.001, 1))
+    assert torch.allclose(found.maps, row(0, -0.251, 0), rtol=0, atol=EXACT)
+
+
+def test_a_first_that_did_not_move_leaves_the_share_to_the_largest():
+    """1e-7 to 3e-7 above a first value that stays: it did not earn anything, and the sum is still exact."""
+    found = explain(column(lambda x: x.amax(1)), row(1, 1 + 3e-7), baseline=row(1, 1 + 1e-7))
+    assert torch.allclose(found.maps, row(0, 2e-7), rtol=0, atol=1e-12)
+
+
+def test_the_map_does_not_depend_on_the_rounding_of_kernels(zoo):
+    """Batch sizes, the fast copy and float64 round differently, and a constant baseline ties in every window."""
+    network, x = zoo.build("torchvision_resnet18"), zoo.images("torchvision_resnet18", 3)
+
+    def found(dtype=torch.float32, **how):
+        model = Model(copy.deepcopy(network).to(dtype), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), **how)
+        return explain(model, x.to(dtype), 1).maps.double()
+
+    wanted = found(torch.float64, batch_size=3)
+    for how in ({"batch_size": 1}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 3, "fast": False}):
+        close(found(**how), wanted, 1e-4)  # float32 through some twenty layers; another winner is some 0.1
 
 
 def test_two_inputs_of_a_softmax_by_hand():
@@ -432,6 +476,53 @@ def test_nothing_of_the_caller_s_is_touched(networks, images, untouched):
     explain(network, x)
     explain(network, x, method="deep_lift_shap", references=images(2, seed=1))
     before.check()
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("name", ["timm_vit", "timm_efficientnet"])
+@pytest.mark.filterwarnings("error")
+def test_in_half_precision_quotients_are_not_of_rounded_numbers(zoo, name, dtype, near):
+    """Some four times what the networks' own rounding does to input times gradient; without, it is up to 0.8."""
+    network, x = zoo.build(name), zoo.images(name, 2)
+    found = explain(copy.deepcopy(network).to(dtype), x, 1)
+    wanted = explain(network, x, 1).maps
+    assert float((found.maps - wanted).norm() / wanted.norm()) < near
+    size = found.maps.flatten(1).abs().sum(1)
+    assert float((found.details["convergence_delta"].abs() / size).max()) < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.gelu(x[:, 0]), lambda x: x.softmax(1)[:, 0], lambda x: x.logsumexp(1),
+        lambda x: x[:, 0] * x[:, 1],
+        lambda x: x[:, 0] / x[:, 1], lambda x: functional.layer_norm(x, (3,))[:, 0], lambda x: x.amax(1),
+        lambda x: torch.maximum(x[:, 0], x[:, 1]), lambda x: functional.prelu(x[:, :1], x.new_full((1,), 0.3).detach())[:, 0],
+        lambda x: x.log_softmax(1)[:, 0], lambda x: torch.max(input=x[:, 0], other=x[:, 1]),
+    ],
+)  # fmt: skip
+def test_every_rule_in_half_precision_is_that_of_full_precision(function, dtype):
+    """Inputs and baseline are numbers of both; what rounds is the result's own gradient, once or twice."""
+    x, start = row(0.75, 1.25, -0.5), row(0.5, 1.5, 0.25)
+
+    def found(kind):
+        network = table(lambda x: function(x.to(kind))[:, None], activation="none")
+        return explain(network, x.float(), baseline=start.float()).maps
+
+    close(found(dtype), found(torch.float32), 4 * torch.finfo(dtype).eps)
+
+
+def test_what_is_missed_in_half_precision_is_warned_about_though_the_scores_are_of_full_precision():
+    def picks(x):
+        h = x.to(torch.bfloat16) * 2
+        return torch.where(h.detach() > 1, h, 0.3 * h).float()
+
+    with pytest.warns(RuntimeWarning, match="misses the difference"):
+        explain(column(lambda x: picks(x).sum(1)), row(0.75, 0.25).float(), baseline=row(0.25, 0.75).float() * 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # rounding alone, of which there is more than float32 has
+        explain(column(lambda x: (x.to(torch.bfloat16) * 1.3).exp().float().sum(1)), row(0.7, 0.3).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -129,6 +129,48 @@ def test_a_clamp_with_a_lower_limit_is_a_rectifier(act):
     assert maps("deconvnet", network, x).tolist() == [[0.0, 1.0, 3.0]]
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: torch.maximum(x, torch.zeros_like(x)), lambda x: torch.max(x, torch.zeros(())),
+        lambda x: torch.maximum(torch.zeros(3, dtype=x.dtype), x), lambda x: x.maximum(x.new_zeros(1)),
+        lambda x: x.max(other=x.new_zeros(1)), lambda x: torch.max(input=x.new_zeros(1), other=x),
+        lambda x: torch.fmax(x, nn.Parameter(x.new_zeros(3))),
+    ],
+)  # fmt: skip
+def test_the_larger_of_a_tensor_and_a_constant_is_a_rectifier(act):
+    x = torch.tensor([[1.0, -1, 2]], dtype=torch.float64)
+    weight = torch.tensor([-1.0, 1, 3], dtype=torch.float64)
+    network = table(lambda x: (act(x) * weight).sum(1, keepdim=True))
+    assert maps("guided_backprop", network, x).tolist() == [[0.0, 0.0, 3.0]]
+    assert maps("deconvnet", network, x).tolist() == [[0.0, 1.0, 3.0]]
+
+
+def test_a_constant_that_is_wider_takes_the_sum_of_what_comes_back():
+    """One unit against three limits: each copy is a rectifier, and what they hand back adds up."""
+    x, limits = torch.tensor([[2.0]], dtype=torch.float64), torch.tensor([0.0, 1, 3], dtype=torch.float64)
+    weight = torch.tensor([5.0, -7, 11], dtype=torch.float64)
+    network = table(lambda x: (torch.maximum(x, limits) * weight).sum(1, keepdim=True))
+    assert maps("guided_backprop", network, x).tolist() == [[5.0]]
+    assert maps("deconvnet", network, x).tolist() == [[16.0]]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        lambda x: torch.maximum(x, -2 * x), lambda x: torch.maximum(x, torch.full_like(x, -torch.inf)),
+        lambda x: torch.minimum(x, x.new_zeros(1)), lambda x: x.max(1, keepdim=True).values, lambda x: x.max(),
+    ],
+)  # fmt: skip
+def test_a_choice_between_two_that_depend_is_no_rectifier(choice):
+    x = torch.tensor([[1.0, -1, 2]], dtype=torch.float64)
+    network = table(lambda x: ((x[:, 0] + 9).relu() - choice(x).sum(-1))[:, None])
+    for method in METHODS:
+        found = attribution.create(method, network, channels="keep").explain(x, 0)
+        close(found.maps, attribution.create("gradient", network).attribute(x, 0))
+        assert found.details["activations"] == 1
+
+
 # -- what must not matter ----------------------------------------------------------------------------------------------
 
 

@@ -206,10 +206,37 @@ def test_a_linear_layer_is_met_with_its_weight_and_bias(name, layer, shape):
         (lambda a, b: torch.baddbmm(a[None, :, :3], a[None], b.T[None]), 1),
         (lambda a, b: (a + 0).mul_(b), 1), (lambda a, b: (a + 0).div_((0.1 * b).exp()), 1),
         (lambda a, b: functional.glu((a * b)[:, :4]), 2),
+        # by name
+        (lambda a, b: torch.mul(input=a, other=b), 1), (lambda a, b: torch.matmul(a, other=b.T), 1),
+        (lambda a, b: torch.matmul(input=a, other=b.T), 1), (lambda a, b: torch.mm(input=a, mat2=b.T), 1),
+        (lambda a, b: torch.bmm(input=a[None], mat2=b.T[None]), 1), (lambda a, b: torch.mv(input=a, vec=b[0]), 1),
+        (lambda a, b: torch.dot(input=a[0], tensor=b[0]), 1),
+        (lambda a, b: torch.div(input=a, other=(b * 0.1).exp()), 1),
+        (lambda a, b: torch.addmm(input=a[:, :3], mat1=a, mat2=b.T), 1),
+        (lambda a, b: torch.addcmul(input=a, tensor1=a, tensor2=b), 1),
     ],
 )  # fmt: skip
 def test_a_product_of_two_that_depend_is_met(run, count):
     assert agree(run, leaf(3, 5), leaf(3, 5, seed=1)).met["product"] == count
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda a, b, s: torch.baddbmm(s, a[None], b.T[None], beta=0), lambda a, b, s: torch.addmm(s[0], a, b.T, beta=0),
+        lambda a, b, s: torch.baddbmm(s + 0 * a[:, 0], a[None], b.T[None], beta=0, alpha=0.5),
+    ],
+)  # fmt: skip
+def test_a_summand_that_counts_for_nothing_is_not_looked_at(run):
+    """Attention is written so, with memory that nobody has filled."""
+    empty = torch.full((1, 3, 3), torch.nan, dtype=torch.float64)
+    a, b = leaf(3, 5), leaf(3, 5, seed=1)
+    rules = Rules()
+    with rules:
+        met = run(a, b, empty)
+    assert rules.met["product"] == 1
+    assert torch.allclose(met, run(a, b, empty), rtol=0, atol=EXACT)
+    assert met.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -249,6 +276,34 @@ def test_a_caller_s_parameters_do_not_depend_on_the_input():
     assert layer.weight.grad is None
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda a, b: torch.stack([a, b]).mean(0), lambda a, b: torch.cat((a[:2], b[2:])),
+        lambda a, b: torch.cat(tensors=[a[:2], b[2:]]), lambda a, b: torch.einsum("i,i->i", [a, b]),
+        lambda a, b: torch.broadcast_tensors(a, b)[0] * b,
+    ],
+)  # fmt: skip
+def test_parameters_in_lists_do_not_depend_on_the_input(made):
+    """Otherwise a scale that is made of two of them counts as a factor that the image moves."""
+    a, b, x = nn.Parameter(values(4)), nn.Parameter(values(4, seed=1)), leaf(2, 4)
+    rules = Rules()
+    with rules:
+        scale = made(a, b)
+        out = x * scale
+    assert not depends(scale)
+    assert not rules.met
+    rules.check(out.sum(), x, "a test")
+    assert torch.allclose(out, x * made(a, b), rtol=0, atol=EXACT)
+
+
+def test_what_depends_is_found_in_lists_within_lists():
+    x = leaf(2, 4)
+    assert depends([1, (None, [x])])
+    assert not depends([1, (None, [nn.Parameter(values(2))])])
+    assert agree(lambda a, b: torch.einsum("ij,kj->ik", [a, b]), x, leaf(3, 4, seed=1)).met == {"product": 1}
+
+
 NORMS = {
     "layer": (nn.LayerNorm(5), (2, 3, 5)),
     "layer_two_axes": (nn.LayerNorm((3, 5), eps=1e-3), (2, 3, 5)),
@@ -279,6 +334,28 @@ def test_batch_norm_and_average_pooling_are_affine():
     norm.running_mean, norm.running_var = values(4), values(4, seed=1).exp()
     rules = agree(lambda x: functional.adaptive_avg_pool2d(functional.avg_pool2d(norm(x), 2), 1), leaf(2, 4, 6, 6))
     assert rules.met == {"affine": 3}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(4, track_running_stats=False).eval(), nn.BatchNorm2d(4).train(),
+        lambda x: functional.batch_norm(x, x.new_zeros(4), x.new_ones(4), None, None, True),
+        lambda x: functional.batch_norm(x, x.new_zeros(4), x.new_ones(4), training=True),
+        lambda x: torch.batch_norm(x, None, None, None, None, True, 0.1, 1e-5, False),
+        lambda x: torch.batch_norm(x, None, None, x.new_zeros(4), x.new_ones(4), True, 0.1, 1e-5, False),
+    ],
+)  # fmt: skip
+def test_a_batch_norm_of_the_batch_s_own_statistics_is_refused(norm):
+    """It is not affine, and an image's map would depend on its batch mates."""
+    with Rules(), pytest.raises(ValueError, match="evaluation, or give it running statistics"):
+        norm(leaf(2, 4, 3, 3).float())
+
+
+def test_a_batch_norm_of_torch_s_own_function_is_affine():
+    mean, var = values(4), values(4, seed=1).exp()
+    rules = agree(lambda x: torch.batch_norm(x, None, None, mean, var, False, 0.1, 1e-5, False), leaf(2, 4, 3, 3))
+    assert rules.met == {"affine": 1}
 
 
 @pytest.mark.parametrize(
