@@ -5,6 +5,7 @@ Each is called as its documentation says, and once more in batches of 4, the bes
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from .row import SETTINGS, Row
 
 LAYER = "_conv_head"  # what is pooled in the demo's network
 MANY = 16
+SCHEMAS = torch.library.Library("torchvision", "FRAGMENT")
 
 
 class Case:
@@ -75,6 +77,13 @@ def captum(case: Case) -> Iterator[Row]:
 
 def grad_cam(case: Case) -> Iterator[Row]:
     """The package grad-cam."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:  # beside a CPU build of torch it wants two schemas, as in tests/conftest.py
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        SCHEMAS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        SCHEMAS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     cams = importlib.import_module("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
