@@ -1,4 +1,4 @@
-"""The command `demo`: four photographs, eight methods, two metrics, and figures to look at."""
+"""The command `demo`: four photographs, nine methods, two metrics, and figures to look at."""
 
 from pathlib import Path
 
