@@ -141,11 +141,20 @@ def layout(call: Call, found: list[Call], image: tuple[int, ...]) -> Layout | No
         return None
     before = found[: found.index(call)]
     grids = [c.shape[2:] for c in reversed(before) if len(c.shape) == 4 and _fits(c.shape[2:], image)][:1]
-    grids += [(h, h * image[2] // image[1]) for h in range(math.isqrt(shape[1] * image[1] // image[2] + 1) + 1, 0, -1)]
-    for h, w in grids:
+    for h, w in [*grids, *proportions(shape[1], image[1], image[2])]:
         if h * w > 1 and 0 <= shape[1] - h * w <= PREFIX and _fits((h, w), image):
             return Layout("tokens", (h, w), shape[1] - h * w)
     return None
+
+
+def proportions(tokens: int, height: int, width: int) -> list[tuple[int, int]]:
+    """Grids of an image's proportions with at most so many cells, or a row more, the finest first.
+
+    Example:
+        >>> proportions(10, 32, 32), proportions(6, 32, 64)
+        ([(4, 4), (3, 3), (2, 2), (1, 1)], [(3, 6), (2, 4), (1, 2)])
+    """
+    return [(h, h * width // height) for h in range(math.isqrt(tokens * height // width + 1) + 1, 0, -1)]
 
 
 def named(found: list[Call], name: str) -> Call:
@@ -296,6 +305,11 @@ def trunk(network: nn.Module, at: str, given: Iterable[str]) -> nn.Module:
 
 
 def parse(at: str) -> tuple[str, int]:
+    """A layer's name and the number of its call.
+
+    Raises:
+        ValueError: The number is none.
+    """
     name, _, number = at.partition("@")
     if number and not number.isdigit():
         raise ValueError(f"layer {at!r}: write {name}@k with k = 0, 1, ... for the k-th call")
@@ -530,10 +544,16 @@ def _split_by_hooks(model: "Model", network: nn.Module, name: str, number: int) 
 
 
 class Tap(_Hooked):
-    """The network with one layer's output taken out as a leaf, wherever else its way leads around the layer."""
+    """The network with one layer's output taken out as a leaf, wherever else its way leads around the layer.
 
-    def forward(self, x: Tensor, **more: Any) -> tuple[Tensor, Any]:
-        """The layer's output, which takes a gradient where gradients are on, and the network's."""
+    Attributes:
+        leaf: The layer's output in the last call, which takes a gradient where gradients are on.
+    """
+
+    leaf: Tensor
+
+    def forward(self, x: Tensor, **more: Any) -> Any:
+        """The network's output."""
         kept: list[Tensor] = []
 
         def at(out: Any) -> Any:
@@ -545,7 +565,8 @@ class Tap(_Hooked):
         out = self.run(x, at, more)
         if not kept:
             raise ValueError(f"layer {self.name!r} is not called in a forward of this network")
-        return kept[0], out
+        self.leaf = kept[0]
+        return out
 
 
 class FirstTrunk(nn.Module):

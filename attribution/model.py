@@ -410,7 +410,6 @@ class Model:
     @plainly
     def know(self, images: Tensor, target: Target) -> None:
         """Learn what the outputs are, if inputs of this shape were not seen: what checks of a method may ask for."""
-        self.refresh()
         self._enter(images)
         self._prepare(images, target.rows, target.count)
 
@@ -515,7 +514,6 @@ class Model:
             What `work` returned, batch by batch.
         """
         self._enter(images)
-        self._prepare(images, target.rows, target.count)
         engine = None if fast else self._plain_engine()
         parts = self._map(images.detach(), target.rows, target.count, "gradient", work, engine=engine)
         for i in range(max(forwards, backwards)):
@@ -697,24 +695,28 @@ class Model:
     def _reaches(self, layer: str) -> bool:
         """Whether the outputs depend on the map that a layer hands on, on an arbitrary image."""
         network = self._module("layers")
-        kept: list[Tensor] = []
-
-        def run(x: Tensor, **more: Any) -> Any:
-            leaf, out = tap(x, **more)
-            kept.append(leaf)
-            return out
-
         tap = _layers.Tap(network, *_layers.parse(layer))
         blank = self._blank()
         generator = torch.Generator().manual_seed(0)
         image = torch.rand(blank.shape, generator=generator, dtype=blank.dtype)
         with _lean.evaluating(network), torch.enable_grad():
-            out = self.try_out(run, image)
+            out = self.try_out(tap, image)
             if not isinstance(out, Tensor) or not out.requires_grad:
                 return not isinstance(out, Tensor)  # an output that cannot be looked at may depend on it
             weights = torch.rand(out.shape, generator=generator).to(out)
-            (gradient,) = torch.autograd.grad((out * weights).sum(), kept[0], allow_unused=True)
+            (gradient,) = torch.autograd.grad((out * weights).sum(), tap.leaf, allow_unused=True)
         return gradient is not None and bool(self.layout(layer).maps(gradient).any())
+
+    def batch_at(self, layer: str) -> int:
+        """How many images to put into the next call of `features`: what the rest of the network is fastest with.
+
+        Args:
+            layer: The layer's name.
+        """
+        try:
+            return self.split(layer)[1].batch("gradient")
+        except _layers.AroundError:
+            return self.batch("gradient")
 
     @plainly
     def features(
@@ -740,22 +742,17 @@ class Model:
         Returns:
             What `work` returned, batch by batch.
         """
-        self._enter(images)
-        self._prepare(images, target.rows, target.count)
+        self.know(images, target)
         layout = self.layout(layer)
-        around = ("around", layer, self.shape)
         try:
-            trunk, head = self.split(layer) if around not in self._learnt else (None, None)
+            trunk, head = self.split(layer)
         except _layers.AroundError:
-            self._learnt[around] = True  # cutting is tried once
-            trunk = head = None
-        if trunk is None or head is None:
             return self._tapped(images, target, layer, work, output)
         tokens = layout if layout.form == "tokens" else _layers.Layout("first", layout.grid)
         found = []
         at = 0
         while at < len(images):
-            part = slice(at, min(at + head.batch("gradient"), len(images)))
+            part = slice(at, min(at + self.batch_at(layer), len(images)))
             activation = trunk.outputs(images[part], rows=target.rows[part], count=target.count)
             scores, gradients = head.gradients(activation, target.take(part), output=output)
             found.append(work(part, tokens.maps(activation), tokens.maps(gradients), scores))
@@ -767,25 +764,18 @@ class Model:
         layout = self.layout(layer)
         network = self._module("features")
         tap = _layers.Tap(network, *_layers.parse(layer))
-        kept: list[Tensor] = []
-
-        def engine(x: Tensor, **more: Any) -> Any:
-            leaf, out = tap(x, **more)
-            kept.append(leaf)
-            return out
 
         def look(part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Any:
-            kept.clear()
             score = read(run(x.detach()), target.take(part), output, self.activation)
             gradient = None
             if score.requires_grad:  # otherwise the layer does not lead to the output
-                (gradient,) = torch.autograd.grad(score.sum(), kept[0], allow_unused=True)
-            gradient = torch.zeros_like(kept[0]) if gradient is None else gradient
+                (gradient,) = torch.autograd.grad(score.sum(), tap.leaf, allow_unused=True)
+            gradient = torch.zeros_like(tap.leaf) if gradient is None else gradient
             with torch.no_grad():
-                return work(part, layout.maps(kept[0].detach()), layout.maps(gradient), score.detach())
+                return work(part, layout.maps(tap.leaf.detach()), layout.maps(gradient), score.detach())
 
         with _lean.evaluating(network):
-            found = self._map(images.detach(), target.rows, target.count, "gradient", look, engine=engine)
+            found = self._map(images.detach(), target.rows, target.count, "gradient", look, engine=tap)
         self._charge(target.rows, backward=True)
         return found
 
@@ -797,9 +787,8 @@ class Model:
 
         The trunk takes images and its `outputs` are the layer's activation, channels first, where a layer has maps and the
         model has seen an image; the head takes that activation. A pass of the head is charged as one of the whole, to
-        which the trunk's belongs. With `grid`,
-        the trunk runs every cell of an image of `grid` x `grid` cells by itself and puts the activations side by side,
-        and the head sees the cell number `head` (row by row) and nothing else.
+        which the trunk's belongs. With `grid`, the trunk runs every cell of an image of `grid` x `grid` cells by itself and
+        puts the activations side by side, and the head sees the cell number `head` (row by row) and nothing else.
 
         Args:
             at: A layer's name (`"name@k"` for its k-th call), or `"input"`.
@@ -813,13 +802,19 @@ class Model:
         if (grid is None) != (head is None):
             raise ValueError("grid and head go together: which cell of which grid")
         key = (at, grid, head, self.shape)
+        if (refused := self._learnt.get(("around", key))) is not None:
+            raise refused  # cutting is tried once
         if key not in self._splits:
             network = self._module("split")
             rows, columns = (grid, grid) if isinstance(grid, int) else (grid or (1, 1))
             if head is not None and not 0 <= head < rows * columns:
                 raise ValueError(f"head={head}: a grid of {rows} x {columns} has cells 0..{rows * columns - 1}")
             with _lean.evaluating(network):
-                trunk, rest = _layers.split(self, network, at)
+                try:
+                    trunk, rest = _layers.split(self, network, at)
+                except _layers.AroundError as error:
+                    self._learnt["around", key] = error.with_traceback(None)
+                    raise
             if self.shape is not None and at != "input" and self._channels_last(at):
                 trunk, rest = _layers.FirstTrunk(trunk), _layers.FirstHead(rest)
             if head is not None:

@@ -116,6 +116,6 @@ def along(
 
     done = 0
     while done < len(images) * steps:
-        index = torch.arange(done, min(done + model.batch("gradient"), len(images) * steps))
+        index = torch.arange(done, min(done + model.batch_at(layer), len(images) * steps))
         look(index // steps, index % steps)
         done += len(index)

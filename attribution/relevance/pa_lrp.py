@@ -1,12 +1,11 @@
 """PA-LRP: relevance of tokens and of their positions together."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .._layers import PREFIX
+from .._layers import PREFIX, proportions
 from .._rules import Apply, depends
 from ..attributor import Computed, Layers, Resize, register
 from ..model import Model
@@ -72,10 +71,8 @@ class Tokens(Propagation):
         if tokens is None or len(tokens) != len(image) or not tokens.requires_grad:
             raise ValueError("pa_lrp found no tokens (N, T, D) before the first attention: use attn_lrp")
         count, (height, width) = tokens[0, ..., 0].numel(), image.shape[2:]
-        if self.grid is not None:
-            grids = [(self.grid[0], self.grid[1])]
-        else:  # one of the image's proportions
-            grids = [(h, h * width // height) for h in range(math.isqrt(count * height // width + 1) + 1, 0, -1)]
+        # without a convolution before them, a grid of the image's proportions
+        grids = proportions(count, height, width) if self.grid is None else [(self.grid[0], self.grid[1])]
         for h, w in grids:
             if 0 <= count - h * w <= PREFIX and h * w > 1:
                 return tokens, (h, w), count - h * w
