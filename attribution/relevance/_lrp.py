@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._parameters import Range
-from .._rules import Apply, depends, normalized, own
+from .._rules import Apply, applied, depends, normalized, own
 from ..attributor import Attributor, Channels, Computed
 from ..model import Model
 from ..targets import Output, Target, read
@@ -136,9 +136,7 @@ class Propagation(FromPixels):
         super().__init__(image, bounds if composite.first == "z_box" else None)
         self.composite = composite
         self._last: tuple[Tensor, Layer, tuple[int, int]] | None = None
-        self._gates: set[Any] = (
-            set()
-        )  # nodes of autograd's that a gate was written by; kept, so that they stay the same
+        self._gates: set[Any] = set()  # nodes of autograd's that a gate comes from; kept, so that they stay the same
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
@@ -211,11 +209,14 @@ class Propagation(FromPixels):
                 scale = secant(apply, z, value, through_zero=name in THROUGH_ZERO, kept=name.startswith("log"))
         if scale is None:
             return value
-        return marked(hand(value, x, scale), gate=name in GATES or (name in CLAMPS and to_one(apply, z)))
+        out = hand(value, x, scale)
+        if name in GATES or (name in CLAMPS and to_one(apply, z)):
+            self._gates.add(out.grad_fn)
+        return out
 
     def replaced(self, target: Tensor, found: Tensor) -> None:
         """A gate that was made in place is one."""
-        if getattr(found.grad_fn, "gate", False):
+        if found.grad_fn in self._gates:
             self._gates.add(target.grad_fn)
 
     def _is_gate(self, x: Tensor) -> bool:
@@ -225,7 +226,7 @@ class Propagation(FromPixels):
             node = stack.pop()
             if node is None:
                 return False
-            if node in self._gates or getattr(node, "gate", False):
+            if node in self._gates:
                 found = True
             elif node.name().startswith(("CatBackward", "StackBackward")):
                 stack += [n for n, _ in node.next_functions]
@@ -243,16 +244,16 @@ class Propagation(FromPixels):
             gates = self._is_gate(a), self._is_gate(b)
             if gates[0] != gates[1]:
                 return apply(a.detach(), b) if gates[0] else apply(a, b.detach())
-        found: Tensor = Inside.apply(apply, 0.5, a, b)  # type: ignore[no-untyped-call]
-        return found
+        return applied(Inside, apply, 0.5, a, b)
 
     def softmax(self, apply: Apply, x: Tensor, dim: int) -> Tensor:
         """By its derivative at x: x (R - p sum R); or nothing."""
         del dim
         if self.composite.softmax == "none":
             return apply(x.detach())
-        out: Tensor = Inside.apply(apply, 1.0, x)  # type: ignore[no-untyped-call]
-        return marked(out, gate=True)
+        out = applied(Inside, apply, 1.0, x)
+        self._gates.add(out.grad_fn)
+        return out
 
     def normalize(self, apply: Apply, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
         """The deviation that is divided by gets nothing."""
@@ -322,13 +323,6 @@ def secant(apply: Apply, z: Tensor, value: Tensor, *, through_zero: bool, kept: 
     z = torch.where(small, -near, z)  # from below, as torch's derivatives of what has a kink at zero
     found: Tensor = (torch.where(small, apply(z), value) - base) / z
     return found.nan_to_num(0.0, 0.0, 0.0)
-
-
-def marked(out: Tensor, *, gate: bool) -> Tensor:
-    """The same tensor; its node remembers whether it is a gate."""
-    if out.grad_fn is not None:
-        out.grad_fn.gate = gate  # type: ignore[attr-defined]
-    return out
 
 
 def to_one(apply: Apply, z: Tensor) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._rules import LINEAR, Rules, _in_place, depends, own
+from .._rules import LINEAR, Rules, _in_place, applied, depends, own
 
 # what only moves values about, copies or drops them: relevance goes back the way they came
 MOVES = frozenset(
@@ -56,8 +56,7 @@ class Hand(torch.autograd.Function):
 
 def hand(value: Tensor, *pairs: Tensor | None) -> Tensor:
     """`Hand`, typed."""
-    found: Tensor = Hand.apply(value.detach(), *pairs)  # type: ignore[no-untyped-call]
-    return found
+    return applied(Hand, value.detach(), *pairs)
 
 
 class Pixels(NamedTuple):
