@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .attributor import REGISTRY, Attributor
 from .baselines import gaussian_blur
-from .model import Model
+from .model import Kind, Model
 
 Check = Callable[["Case"], None]
 Build = Callable[..., nn.Module]  # of the number of channels: class 1 is what is red, class 2 what is green
@@ -447,7 +447,7 @@ def check_other_kinds(case: Case) -> None:
     def rectified(score: Tensor) -> Tensor:  # where it never is: some methods need a rectifier
         return score.clamp_min(-99.0)
 
-    networks: dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]] = {
+    networks: dict[Kind, tuple[Tensor, Callable[[Tensor], Tensor]]] = {
         "table": (x, lambda x: torch.stack([rectified(x @ weight), 0 * x[:, 0]], 1)),
         "tokens": (
             x[:, :, None].expand(-1, -1, 4),
@@ -457,7 +457,7 @@ def check_other_kinds(case: Case) -> None:
     for kind, (inputs, network) in networks.items():
         if kind not in case.cls.facts.tags["kinds"]:
             continue
-        model = Model(network, kind=kind, bounds=None)  # type: ignore[arg-type]
+        model = Model(network, kind=kind, bounds=None)
         if case.cls.supports(model) is not None:
             continue
         made = case.make(model, output="logit")

@@ -1,6 +1,7 @@
 """What class activation maps share: the layer whose feature maps they weigh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,10 @@ class ClassActivation(Layered):
     """
 
     relu: bool = True
+
+    @classmethod
+    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+        return 1, 1
 
     def weighed(self, inputs: Tensor, target: Target, weigh: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Computed:
         """The map that `weigh(features, gradients, scores)` makes, batch by batch; cut off at 0 if so wished."""

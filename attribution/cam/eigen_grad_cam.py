@@ -1,7 +1,5 @@
 """Eigen-Grad-CAM: the direction in which gradient times activation varies most."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -68,7 +66,3 @@ class EigenGradCAM(ClassActivation):
         return self.weighed(
             inputs, target, lambda features, gradients, _: eigen_grad_cam(features, gradients, center=self.center)
         )
-
-    @classmethod
-    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return 1, 1

@@ -1,7 +1,5 @@
 """Element-wise Grad-CAM: gradient times activation where that is positive."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..attributor import Computed, register
@@ -57,7 +55,3 @@ class GradCAMElementwise(ClassActivation):
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the layer's size."""
         return self.weighed(inputs, target, lambda features, gradients, _: grad_cam_elementwise(features, gradients))
-
-    @classmethod
-    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return 1, 1

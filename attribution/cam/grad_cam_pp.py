@@ -1,7 +1,5 @@
 """Grad-CAM++: feature maps, each weighed by its positive gradients."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..attributor import Computed, register
@@ -66,7 +64,3 @@ class GradCAMPlusPlus(ClassActivation):
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the layer's size."""
         return self.weighed(inputs, target, lambda features, gradients, _: grad_cam_pp(features, gradients))
-
-    @classmethod
-    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return 1, 1

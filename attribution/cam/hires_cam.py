@@ -1,7 +1,5 @@
 """HiResCAM: gradient times activation, summed over the feature maps."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..attributor import Computed, register
@@ -59,7 +57,3 @@ class HiResCAM(ClassActivation):
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the layer's size."""
         return self.weighed(inputs, target, lambda features, gradients, _: hires_cam(features, gradients))
-
-    @classmethod
-    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return 1, 1

@@ -1,7 +1,5 @@
 """XGrad-CAM: feature maps, each weighed by its gradients where it is active."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -65,7 +63,3 @@ class XGradCAM(ClassActivation):
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps of the layer's size."""
         return self.weighed(inputs, target, lambda features, gradients, _: xgrad_cam(features, gradients))
-
-    @classmethod
-    def _cost(cls, options: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-        return 1, 1
