@@ -140,8 +140,12 @@ def _explained(found: Explanation, i: int, classes: Sequence[str] | Mapping[int,
     return _style.class_name(classes, int(index)) if index.ndim == 0 else f"output {tuple(index.tolist())}"
 
 
+# what every method has, and nobody asked for
+UNUSED = [("layer", None), ("at", None), ("smooth", 0.0)]
+
+
 def _options(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {_style.short(v)}" for k, v in params.items())
+    return ", ".join(f"{k} {_style.short(v)}" for k, v in params.items() if (k, v) not in UNUSED)
 
 
 def _note(more: int, *, framed: bool) -> str:
