@@ -206,6 +206,7 @@ class Evaluations:
         model: The model.
         target: Frozen, one row per image.
         output: Which score, where a source is not asked for with one of its own.
+        mask: Where the object is, `(N, H, W)` bool, for metrics that need to know.
 
     Example:
         >>> images = torch.rand(2, 1, 4, 4)
@@ -218,8 +219,10 @@ class Evaluations:
         (torch.Size([2, 1]), 2)
     """
 
-    def __init__(self, model: Model, target: Target, *, output: Output = "probability") -> None:
-        self.model, self.target, self.output = model, target, output
+    def __init__(
+        self, model: Model, target: Target, *, output: Output = "probability", mask: Tensor | None = None
+    ) -> None:
+        self.model, self.target, self.output, self.mask = model, target, output, mask
         self._waiting: list[tuple[Source, Output, Callable[[Tensor], None]]] = []
         self._tickets: dict[Hashable, Callable[[], Tensor]] = {}
 

@@ -3,10 +3,12 @@
 from .conformance import check, checks
 from .faithfulness.deletion import Deletion
 from .faithfulness.insertion import Insertion
-from .metric import Metric, Scored, available, create, describe, register
+from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .study import Study, compare
 
 __all__ = [
+    "MapMetric",
+    "MethodMetric",
     "Metric",
     "Scored",
     "Study",

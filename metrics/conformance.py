@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from attriscope.attribution import attributor as methods
+from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.conformance import Detector, run_all
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.model import Model
 from torch import Tensor
 
-from .metric import REGISTRY, Metric
+from .metric import REGISTRY, MapMetric, MethodMetric, Metric
 
 SIZE = 16
 
@@ -58,9 +60,23 @@ class Case:
         """Maps that know nothing."""
         return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
+    def annotations(self, n: int = 3) -> dict[str, Any]:
+        """Where the object is."""
+        mask = torch.zeros(n, SIZE, SIZE, dtype=torch.bool)
+        mask[:, : SIZE // 2, : SIZE // 2] = True
+        return {"mask": mask}
+
+    def method(self, model: Model | None = None) -> Attributor:
+        """A method for `MethodMetric`."""
+        return methods.create("input_x_gradient", model or self.model())
+
     def score(self, maps: Tensor, model: Model | None = None, **more: Any) -> Tensor:
-        """Scores of maps for class 1."""
-        return self.make(**more).score(model or self.model(), self.images(len(maps)), maps, target=1)
+        """Scores of maps for class 1; a metric that runs methods scores one, and the maps only say how many images."""
+        made, images = self.make(**more), self.images(len(maps))
+        if isinstance(made, MethodMetric):
+            return made.score(self.method(model), images, target=1)
+        assert isinstance(made, MapMetric)
+        return made.score(model or self.model(), images, maps, target=1, annotations=self.annotations(len(maps)))
 
 
 def check_shape(case: Case) -> None:
@@ -68,67 +84,116 @@ def check_shape(case: Case) -> None:
     scores = case.score(case.perfect())
     assert scores.shape == (3,), f"3 images gave scores of shape {tuple(scores.shape)}"
     assert scores.dtype == torch.float64, f"scores are {scores.dtype}, not float64"
+    assert not scores.isnan().any(), f"scores of good maps are undefined: {scores.tolist()}"
     low, high = case.cls.range
     assert bool(((scores >= low) & (scores <= high)).all()), f"scores {scores.tolist()} leave the range [{low}, {high}]"
 
 
+def check_repeatable(case: Case) -> None:
+    """Asked twice, it says the same, and the global generator is as before."""
+    model = case.model()
+    state = torch.get_rng_state()
+    first, second = case.score(case.random(), model), case.score(case.random(), model)
+    assert torch.equal(first, second), f"{first.tolist()}, and the second time {second.tolist()}"
+    assert torch.equal(torch.get_rng_state(), state), "it drew from the global generator"
+
+
 def check_direction(case: Case) -> None:
     """A perfect map is better than a random one, and that better than a perverse one."""
+    if not issubclass(case.cls, MapMetric) or not case.cls.faithful:
+        return
     sign = 1 if case.cls.higher_is_better else -1
     perfect, chance, perverse = (sign * case.score(m).mean() for m in (case.perfect(), case.random(), -case.perfect()))
-    assert perfect > chance > perverse, f"perfect {perfect:.3f}, random {chance:.3f}, perverse {perverse:.3f}"
+    assert perfect > chance >= perverse, f"perfect {perfect:.3f}, random {chance:.3f}, perverse {perverse:.3f}"
+
+
+def check_scale(case: Case) -> None:
+    """What is said to rank takes the order alone: an increasing function of the map changes nothing."""
+    if not issubclass(case.cls, MapMetric) or not case.cls.ranks:
+        return
+    maps = case.random().double()
+    assert torch.allclose(case.score(maps), case.score((3 * maps).exp()), atol=1e-6), "exp(map) has another score"
 
 
 def check_batch_equals_singles(case: Case) -> None:
     """A batch gives what its images give one by one, at any batch size."""
-    maps, images = case.random(), case.images()
+    maps, images, notes = case.random(), case.images(), case.annotations()["mask"]
     together = case.score(maps, case.model(batch_size=64))
-    alone = torch.cat(
-        [case.make().score(case.model(batch_size=1), images[i : i + 1], maps[i : i + 1], target=1) for i in range(3)]
-    )
-    worst = float((together - alone).abs().max())
+    made, model = case.make(), case.model(batch_size=1)
+    alone = []
+    for i in range(3):
+        one = slice(i, i + 1)
+        if isinstance(made, MethodMetric):
+            alone.append(made.score(case.method(model), images[one], target=1))
+        elif isinstance(made, MapMetric):
+            alone.append(made.score(model, images[one], maps[one], target=1, annotations={"mask": notes[one]}))
+    worst = float((together - torch.cat(alone)).abs().max())
     assert worst < 1e-5, f"they differ by {worst:.1e}"
 
 
 def check_undefined(case: Case) -> None:
-    """A constant map is NaN with a warning, never a number."""
+    """A constant map is NaN with a warning, never a number; or it has a score, where the metric says so."""
+    if not issubclass(case.cls, MapMetric):
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = case.score(torch.full((2, 1, SIZE, SIZE), 0.5))
+    if case.cls.constant == "scored":
+        assert not scores.isnan().any(), "a constant map has no score"
+        return
     assert all(math.isnan(s) for s in scores.tolist()), f"constant maps got {scores.tolist()}"
     assert any("2 of 2" in str(w.message) for w in caught), "nobody was told how many maps are undefined"
 
 
 def check_bad_input(case: Case) -> None:
     """Maps that are not finite or do not fit are refused."""
-    good = case.random()
+    if not issubclass(case.cls, MapMetric):
+        try:
+            case.make().score(torch.nn.Identity(), case.images())  # type: ignore[attr-defined]
+        except TypeError:
+            return
+        raise AssertionError("a network was taken for a method")
+    made, good = case.make(), case.random()
+    assert isinstance(made, MapMetric)
     for bad in (good * float("nan"), good / 0, good[:2], good[..., :-1], (good * 9).long()):
         try:
-            case.make().score(case.model(), case.images(), bad, target=1)
+            made.score(case.model(), case.images(), bad, target=1, annotations=case.annotations())
         except (ValueError, TypeError):
             continue
         raise AssertionError(f"maps {tuple(bad.shape)} {bad.dtype} were accepted")
 
 
 def check_cost(case: Case) -> None:
-    """What is spent is what `cost` says."""
+    """What is spent is what `cost` says, and for each explanation what the method says."""
     model = case.model()
+    maps = case.random()
     with model.ledger(3) as ledger:
-        case.score(case.random(), model)
-    expected = case.make().cost((3, SIZE, SIZE))
-    assert ledger.forwards.tolist() == [expected] * 3, f"{ledger.forwards.tolist()} forwards, {expected} promised"
+        case.score(maps, model)
+    made = case.make()
+    forwards = [made.cost((3, SIZE, SIZE))] * 3
+    backwards = [0] * 3
+    if isinstance(made, MethodMetric):
+        own = type(case.method()).cost((3, SIZE, SIZE), **case.method().params)
+        forwards = [f + (made.explanations + 1) * own.forwards for f in forwards]  # and the maps themselves
+        backwards = [(made.explanations + 1) * own.backwards] * 3
+    assert ledger.forwards.tolist() == forwards, f"{ledger.forwards.tolist()} forwards, {forwards} promised"
+    assert ledger.backwards.tolist() == backwards, f"{ledger.backwards.tolist()} backwards, {backwards} promised"
 
 
 def check_shared(case: Case) -> None:
     """Asked together with another map, it gives the same and costs no more."""
+    made = case.make()
+    if not isinstance(made, MapMetric):
+        return
     model, images = case.model(), case.images()
     alone = case.score(case.random(), model)
-    todo = Evaluations(model, model.resolve(images, 1))
-    finish = [case.make().prepare(todo, images, m[:, 0]) for m in (case.random(), case.perfect())]
+    todo = Evaluations(model, model.resolve(images, 1), mask=made.annotated(case.annotations(), images))
+    channels = slice(None) if made.keeps_channels else 0
+    finish = [made.prepare(todo, images, m[:, channels]) for m in (case.random(), case.perfect())]
     with model.ledger(3) as ledger:
         todo.run()
     assert torch.allclose(finish[0]().scores, alone, atol=1e-6), "its scores change in company"
-    assert int(ledger.forwards.max()) <= 2 * case.make().cost((3, SIZE, SIZE)), "it costs more in company"
+    assert int(ledger.forwards.max()) <= 2 * made.cost((3, SIZE, SIZE)), "it costs more in company"
 
 
 def check_round_trip(case: Case) -> None:

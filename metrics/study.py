@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metric as registry
-from .metric import Metric, Scored, check_maps
+from .metric import MapMetric, Metric, Scored, check_maps
 from .statistics import bootstrap_mean
 
 FORMAT = 1
@@ -383,6 +383,7 @@ class _Run:
             ]
             flat = check_maps(found.maps, on_device)
             for name, judge in self.judges.items():
+                assert isinstance(judge, MapMetric)
                 waiting[label, name] = judge.prepare(todo, on_device, flat)
                 self.alone += judge.cost(tuple(images.shape[1:])) * len(images)
         with self.model.ledger(self.count) as ledger:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from ..metric import Metric, Scored
+from ..metric import MapMetric, Scored
 
 Preset = Literal["rise", "rise-large", "xplique", "smdl-50"]
 Ties = Literal["random", "index"]
@@ -89,7 +89,7 @@ def tied_share(maps: Tensor) -> Tensor:
     return both.float().mean(1)
 
 
-class Curve(Metric):
+class Curve(MapMetric):
     """What insertion and deletion share.
 
     Args:
@@ -103,6 +103,7 @@ class Curve(Metric):
     """
 
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    ranks: ClassVar[bool] = True
     inserts: ClassVar[bool] = True
 
     preset: Preset = "rise-large"

@@ -87,6 +87,7 @@ def test_features_and_gradients_are_what_hooks_see(zoo, built, zoo_name, which):
     score = zoo.outputs(network, x)[:, 1]
     handle.remove()
     (gradient,) = torch.autograd.grad(score.sum(), kept)
+    model.layers(x)  # a layout is known once the model has seen an image
     layout = model.layout(layer)
     found = model.features(x, model.resolve(x, 1), layer, lambda *given: given[1:])
     both = layout.maps(kept[0].detach()), layout.maps(gradient)

@@ -1,0 +1,1 @@
+"""Maps that know nothing of the network: the floor of every study."""

@@ -1,0 +1,1 @@
+"""Metrics of the map alone: how much of the image it needs."""

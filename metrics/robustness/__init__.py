@@ -1,0 +1,1 @@
+"""Metrics that ask how far a map changes with what should not matter."""
