@@ -4,7 +4,8 @@ from .conformance import check, checks
 from .faithfulness.deletion import Deletion
 from .faithfulness.insertion import Insertion
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
-from .study import Study, compare
+from .engine import compare
+from .study import Study
 
 __all__ = [
     "MapMetric",
