@@ -1,6 +1,7 @@
 """Running a comparison: blocks of images through every method and metric, what is known already left out."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -16,15 +17,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cloudpickle
 import joblib
-import numpy as np
 import torch
 from attriscope.attribution import attributor as methods
 from attriscope.attribution._files import folder
 from attriscope.attribution._parameters import canonical
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.explanation import Explanation
 from attriscope.attribution.baselines import Baseline
+from attriscope.attribution.explanation import Explanation
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.model import Model, Network
 from attriscope.attribution.targets import Target, TargetLike
@@ -37,7 +38,7 @@ from .inputs import Block, Source, source
 from .metric import Annotations, MapMetric, MethodMetric, Metric, Scored, as_mask, check_maps
 from .plan import Picture, Plan, frozen, request
 from .store import Shard, Store
-from .study import CONFIGURATION, Header, Study, pictured, save_picture
+from .study import CONFIGURATION, HEADER, Header, Study, pictured, save_picture
 
 One: TypeAlias = "str | Attributor | tuple[str, Mapping[str, Any]]"
 STREAM = 32  # batches: so many evaluations are collected before they run, so that batches are full
@@ -338,9 +339,7 @@ class _BlockRun:
         there = [i for i, c in enumerate(cells) if c in self.store]
         digests = {i: self.store.fact(cells[i], "digests") for i in there}
         for name, metric in self.work.judges.items():
-            asked = {
-                i: self.plan.score(name, label, self.pictures[i], self.aims[i], digests[i]) for i in there
-            }
+            asked = {i: self.plan.score(name, label, self.pictures[i], self.aims[i], digests[i]) for i in there}
             rows = [i for i, c in asked.items() if c not in self.asked and not self.store.has(c)]
             if not rows:
                 continue
@@ -349,7 +348,8 @@ class _BlockRun:
             maps = torch.stack([fresh[i] if i in fresh else self.store.row(cells[i], "map") for i in rows])
             try:
                 if isinstance(metric, MethodMetric):
-                    self.measure(name, metric, attributor, rows, keys, maps)
+                    scored, paid, alone = self.measure(metric, attributor, rows, maps)
+                    self.keep([(keys, scored)], paid=paid, alone=alone)
                 else:
                     assert isinstance(metric, MapMetric)
                     self.ask(name, metric, rows, keys, maps)
@@ -371,17 +371,16 @@ class _BlockRun:
         self.alone += price
 
     def measure(
-        self, name: str, metric: MethodMetric, attributor: Attributor, rows: list[int], keys: list[str], maps: Tensor
-    ) -> None:
-        """Run a method again for a metric."""
+        self, metric: MethodMetric, attributor: Attributor, rows: list[int], maps: Tensor
+    ) -> tuple[Scored, int, int]:
+        """Run a method again for a metric; its scores, what was paid, and what it would have cost alone."""
         saved = self.model.saved
-        place = slice(self.part.start, self.part.start + self.count)
+        own = attributor.for_rows(slice(self.part.start, self.part.start + self.count))
+        target = self.target.take(torch.tensor(rows))
         with self.model.ledger(self.count) as ledger:
-            scored = metric.measure(
-                attributor.for_rows(place), self.images[rows], self.target.take(torch.tensor(rows)), maps.to(self.images.device)
-            )
+            scored = metric.measure(own, self.images[rows], target, maps.to(self.images.device))
         spent = int(ledger.forwards.sum() + ledger.backwards.sum())
-        self.keep([(keys, scored)], paid=spent - (self.model.saved - saved), alone=spent)
+        return scored, spent - (self.model.saved - saved), spent
 
     def flush(self) -> None:
         """Run all that is waiting, and keep the scores."""
@@ -423,29 +422,54 @@ _WORKERS: dict[str, Work] = {}
 _LOCK = threading.Lock()
 
 
-def _elsewhere(
-    package: tuple[str, bytes], part: Block, pictures: list[Picture], store: Store, home: int, threads: int
-) -> Done:
+@dataclass(frozen=True)
+class Package:
+    """What every process needs: the work as bytes, which are sent along with each block and unpacked once in a process.
+
+    Attributes:
+        data: The bytes.
+        digest: Of them.
+        home: The process that packed them.
+        threads: How many a process elsewhere may use.
+    """
+
+    data: bytes
+    digest: str
+    home: int
+    threads: int
+
+    @classmethod
+    def of(cls, work: Work, jobs: int) -> "Package":
+        """Pack for so many processes, so that together they have one thread for each core.
+
+        Raises:
+            ValueError: Something in it cannot be packed.
+        """
+        try:
+            data = cloudpickle.dumps(work)
+        except Exception as error:
+            raise ValueError(f"the model or a method cannot be sent to another process: {error}; use jobs=1") from error
+        return cls(data, hashlib.sha256(data).hexdigest(), os.getpid(), max(1, (os.cpu_count() or 1) // max(1, jobs)))
+
+
+def _elsewhere(package: Package, part: Block, pictures: list[Picture], store: Store) -> Done:
     """One block in a process of joblib's."""
-    digest, data = package
     with _LOCK:  # a model counts for one at a time
-        if os.getpid() != home:
-            torch.set_num_threads(threads)
-        if digest not in _WORKERS:
+        if os.getpid() != package.home:
+            torch.set_num_threads(package.threads)
+        if package.digest not in _WORKERS:
             _WORKERS.clear()
-            _WORKERS[digest] = pickle.loads(data)  # noqa: S301  our own bytes, from the process that called us
-        root = store.root
-        local = store if root is not None and (root / "study.json").is_file() else store.inside()
-        failed = _WORKERS[digest].run(part, pictures, local)
-        return Done(local.fresh() if local is not store else [], failed)
+            _WORKERS[package.digest] = pickle.loads(package.data)  # noqa: S301  from the process that called us
+        seen = store.root is not None and (store.root / HEADER).is_file()
+        local = store if seen else store.inside()
+        failed = _WORKERS[package.digest].run(part, pictures, local)
+        return Done([] if seen else local.fresh(), failed)
 
 
 class _Run:
     """A study while it grows."""
 
-    def __init__(
-        self, work: Work, header: Header, given: Source, out: Path | None, *, block: int, jobs: int
-    ) -> None:
+    def __init__(self, work: Work, header: Header, given: Source, out: Path | None, *, block: int, jobs: int) -> None:
         self.work, self.header, self.given, self.out, self.block, self.jobs = work, header, given, out, block, jobs
         self.store = Store(out)
         self.kept: dict[int, Tensor] = {}
@@ -506,12 +530,11 @@ class _Run:
 
     def elsewhere(self, todo: Iterator[tuple[Block, list[Picture], Store]]) -> None:
         """Blocks in other processes, as many at a time as there are."""
-        package = _package(self.work)
-        count = joblib.effective_n_jobs(self.jobs)
-        threads = max(1, (os.cpu_count() or 1) // max(1, count))
-        home = os.getpid()
-        parallel = joblib.Parallel(n_jobs=self.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
-        tasks = (joblib.delayed(_elsewhere)(package, *one, home, threads) for one in todo)
+        package = Package.of(self.work, joblib.effective_n_jobs(self.jobs))
+        parallel = joblib.Parallel(
+            n_jobs=self.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1
+        )
+        tasks = (joblib.delayed(_elsewhere)(package, *one) for one in todo)
         for done in parallel(tasks):
             self.done(done)
 
@@ -546,17 +569,6 @@ class _Run:
         if self.out is not None:
             study.tables(self.out)
         return study
-
-
-def _package(work: Work) -> tuple[str, bytes]:
-    """What every process needs, as bytes that are sent along and unpacked once in each."""
-    import cloudpickle
-
-    try:
-        data = cloudpickle.dumps(work)
-    except Exception as error:
-        raise ValueError(f"jobs: the model or a method cannot be sent to another process: {error}; use jobs=1") from error
-    return canonical(torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())), data
 
 
 # -- what was asked for ------------------------------------------------------------------------------------------------
@@ -636,7 +648,9 @@ def _metrics(
             _put(judges, label or name, registry.create(name))
     for name, judge in judges.items():
         if not annotated and "annotations" in judge.facts.needs:
-            raise ValueError(f'{name} needs to know where the object is: annotations={{"mask": ...}} or {{"boxes": ...}}')
+            raise ValueError(
+                f'{name} needs to know where the object is: annotations={{"mask": ...}} or {{"boxes": ...}}'
+            )
     return judges if baselines is None else _under(judges, baselines)
 
 
@@ -665,8 +679,6 @@ def _put(table: dict[str, Any], label: str, value: Any) -> None:
     while label in table:
         label, n = f"{first} #{n}", n + 1
     table[label] = value
-
-
 
 
 def _protocol(judge: Metric, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _sum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
@@ -270,14 +270,14 @@ class Store:
         """A small store that knows these cells alone, for a worker."""
         made = Store()
         made.root = self.root
-        made._sound = self._sound  # noqa: SLF001  one of us
+        made._sound = self._sound
         for cell in cells:
             if cell in self._places:
-                name, _ = made._places[cell] = self._places[cell]  # noqa: SLF001
-                made._facts[name] = self._facts[name]  # noqa: SLF001
-                made._seen.add(name)  # noqa: SLF001
+                name, _ = made._places[cell] = self._places[cell]
+                made._facts[name] = self._facts[name]
+                made._seen.add(name)
                 if self.root is None:
-                    made._held[name] = self._held[name]  # noqa: SLF001
+                    made._held[name] = self._held[name]
         return made
 
     def inside(self) -> "Store":
@@ -285,7 +285,7 @@ class Store:
         made = Store()
         for name, shard in self._held.items():
             made.put(shard)
-            made._new.remove(name)  # noqa: SLF001  one of us
+            made._new.remove(name)
         return made
 
     def fresh(self) -> list[Shard]:
@@ -300,7 +300,7 @@ class Store:
         """
         made = Store(folder(root))
         for name in self._facts:
-            if name not in made._facts:  # noqa: SLF001
+            if name not in made._facts:
                 assert self.root is not None or name in self._held
                 made.put(self._held[name] if self.root is None else Shard.read(self.root / FOLDER / name))
         return made

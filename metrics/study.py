@@ -83,7 +83,9 @@ class Header:
             told = json.loads(path.read_text(encoding="utf-8"))
             if told["format"] != FORMAT:
                 which = "a newer" if told["format"] > FORMAT else "an older"
-                raise ValueError(f"{root} was written by {which} attriscope (format {told['format']}, this reads {FORMAT})")
+                raise ValueError(
+                    f"{root} was written by {which} attriscope (format {told['format']}, this reads {FORMAT})"
+                )
             told.pop("format")
             return cls(
                 **{
@@ -273,7 +275,7 @@ class Study:
         return analysis.ranking(self, metric, test=test)
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row per method over all metrics: the mean rank, its spread, and where a method searched with a metric's baseline."""
+        """One row per method over all metrics: mean rank, spread, and where it searched with a metric's own baseline."""
         return analysis.leaderboard(self)
 
     def label(self, image: int) -> str:
@@ -363,7 +365,9 @@ class Study:
         facts = store.facts([*clean, *(c for own in cells.values() for c in own), *used])
         known = [t for t in index if t is not None]
         target = torch.stack(known) if known and len(known) == len(index) else None
-        predicted = torch.stack([s.columns["predicted"][i] for s, i in rows]) if rows else torch.zeros(0, dtype=torch.long)
+        predicted = (
+            torch.stack([s.columns["predicted"][i] for s, i in rows]) if rows else torch.zeros(0, dtype=torch.long)
+        )
 
         def maps(method: str) -> Tensor:
             missing = torch.full((1, *header.shape[-2:]), torch.nan)
@@ -400,7 +404,9 @@ class Study:
             seconds=header.seconds,
             finished=header.finished,
             versions=header.versions,
-            configuration=configuration.read_text(encoding="utf-8") if configuration and configuration.is_file() else "",
+            configuration=configuration.read_text(encoding="utf-8")
+            if configuration and configuration.is_file()
+            else "",
             _found=(store, header),
         )
 
@@ -433,7 +439,7 @@ def _tables(
         for i, method, metric in wanted[cell]:
             scores.append({"image": i, "method": method, "metric": metric, **told})
             if "values" in shard.columns:
-                fractions, places = curved.setdefault((method, metric), (shard.shared["fractions"], [None] * len(begun)))
+                _, places = curved.setdefault((method, metric), (shard.shared["fractions"], [None] * len(begun)))
                 places[i] = cell
     methods, metrics = ({name: i for i, name in enumerate(names)} for names in (plan.methods, plan.metrics))
     scores.sort(key=lambda s: (s["image"], methods[s["method"]], metrics[s["metric"]]))

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -19,6 +20,7 @@ from attriscope.attribution.conformance import Detector
 from attriscope.metrics import store as cells
 from torch import nn
 
+HERE = Path(__file__).parent
 METHODS = ["saliency", ("rise", {"masks": 20, "grid": 4}), ("occlusion", {"window": 4, "stride": 4})]
 
 
@@ -151,29 +153,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
 
 def test_what_fails_is_named_and_the_rest_goes_on_and_it_is_tried_again(tmp_path):
     x = images(4)
-    model = detector()
 
-    def go(model, error):
-        Flaky.error = error  # not an option here, so that the cells are the same
-        flaky = Flaky(model, where=float(x[1, 0, 0, 0]))
+    def go(model):
+        flaky = Flaky(model, error=ZeroDivisionError, where=float(x[1, 0, 0, 0]))
         flaky.name = "flaky"
         return metrics.compare(model, x, 1, attributors=["saliency", flaky], out=tmp_path, block=3, progress=False)
 
-    class Told(Flaky):
-        pass
-
-    flaky = Flaky(model, error=ZeroDivisionError, where=float(x[1, 0, 0, 0]))
-    flaky.name = "flaky"
     with pytest.warns(RuntimeWarning, match="flaky failed on 001: ZeroDivisionError: told to"):
-        study = metrics.compare(model, x, 1, attributors=["saliency", flaky], out=tmp_path, block=3, progress=False)
+        study = go(detector())
     assert study.failed == {("001", "flaky"): "ZeroDivisionError: told to"}
     assert study.maps["flaky"].isnan().flatten(1).any(1).tolist() == [False, True, False, False]
     assert study.summary().loc[("insertion", "flaky"), "images"] == 3
     again = detector()
     with pytest.warns(RuntimeWarning, match="flaky failed"):
-        flaky = Flaky(again, error=ZeroDivisionError, where=float(x[1, 0, 0, 0]))
-        flaky.name = "flaky"
-        metrics.compare(again, x, 1, attributors=["saliency", flaky], out=tmp_path, block=3, progress=False)
+        go(again)
     assert again.forwards == 0, "only what failed was tried again"
     assert metrics.Study.load(tmp_path).failed == study.failed
 
@@ -210,7 +203,7 @@ def test_loading_a_damaged_folder_says_so(tmp_path):
     run(tmp_path)
     damage(shards(tmp_path, "map")[0], "a changed number", None)
     study = metrics.Study.load(tmp_path)  # tables need no map
-    with pytest.raises(ValueError, match="has changed|have changed"):
+    with pytest.raises(ValueError, match="have changed"):
         for method in study.methods:
             _ = study.maps[method]
     damage(shards(tmp_path, "score")[0], "a changed number", None)
@@ -278,7 +271,7 @@ print(died)
 
 def test_twenty_kills_at_random_moments_lose_nothing_that_was_finished(whole, tmp_path):
     script = tmp_path / "killed.py"
-    script.write_text(KILLED.format(here=os.path.dirname(__file__)))
+    script.write_text(KILLED.format(here=str(HERE)))
     done = subprocess.run(
         [sys.executable, script, tmp_path / "run", "20"], capture_output=True, text=True, check=False, timeout=200,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
@@ -298,7 +291,7 @@ def test_two_processes_in_one_folder_do_not_harm_each_other(whole, tmp_path):
     code = textwrap.dedent(
         f"""
         import sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(HERE)!r})
         import test_runs
         test_runs.run(sys.argv[1])
         """
