@@ -20,12 +20,36 @@ Pixels: TypeAlias = np.ndarray[Any, Any]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif")  # read in a folder
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".avif",
+)  # read in a folder
 MARGIN = 16  # pixels beside a crop that resampling may look at
 WHOLE = 4_000_000  # pixels of a resized photograph: with more, only a part of it is made
 LARGE = 1200  # pixels along the longer side in a figure
 
-__all__ = ["Box", "Gallery", "Photograph", "Preparation", "decode", "find", "inside", "names", "read", "upright"]
+__all__ = [
+    "Box",
+    "Gallery",
+    "Photograph",
+    "Preparation",
+    "decode",
+    "find",
+    "inside",
+    "listed",
+    "names",
+    "read",
+    "upright",
+]
 
 
 @dataclass(frozen=True)
@@ -155,13 +179,27 @@ def find(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
         OSError: One is not there, or cannot be read.
         ValueError: A folder has none, or a file is no image (only its beginning is looked at).
     """
+    found = listed(given)
+    for path in found:
+        with _readable(path), Image.open(path):
+            pass
+    return found
+
+
+def listed(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The same without a look into the files.
+
+    Raises:
+        OSError: One is not there, or a folder cannot be read.
+        ValueError: A folder has none.
+    """
     found: dict[Path, Path] = {}
     for one in map(Path, given):
         for path in inside(one) if one.is_dir() else [one]:
             found.setdefault(path.resolve(), path)
     for path in found.values():
-        with _readable(path), Image.open(path):
-            pass
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
     return list(found.values())
 
 
@@ -224,7 +262,9 @@ def names(paths: Sequence[Path]) -> list[str]:
 def _longer(path: Path, folders: int, *, suffix: bool) -> str:
     """A file's stem with some of the folders that it is in, and its suffix."""
     above = path.resolve().parts[1:-1]
-    return "_".join([*above[len(above) - folders if folders < len(above) else 0 :], path.stem, *[path.suffix[1:]] * suffix])
+    return "_".join(
+        [*above[len(above) - folders if folders < len(above) else 0 :], path.stem, *[path.suffix[1:]] * suffix]
+    )
 
 
 def _repeated(chosen: Sequence[str]) -> list[int]:
@@ -335,5 +375,7 @@ def _resized(pixels: Pixels, size: tuple[int, int], region: Box, how: Filter) ->
     resample = Image.Resampling[how.upper()]
     if pixels.dtype == np.uint8:
         return np.array(Image.fromarray(pixels).resize(size, resample, box=region))
-    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., k])).resize(size, resample, box=region) for k in range(3)]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(pixels[..., k])).resize(size, resample, box=region) for k in range(3)
+    ]
     return np.stack([np.array(p) for p in planes], axis=2).clip(0, 1)
