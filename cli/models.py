@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from attriscope.attribution.model import Model
+from attriscope.metrics.photographs import Filter, Preparation
 from torch import nn
 
-from .photographs import Filter, Preparation
 from .problems import Problem, explained, one_line
 
 FORMS = "demo, timm:NAME, torchvision:NAME, hf:NAME, FILE.onnx or package.module:callable"

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from attriscope.attribution import _picture
 from attriscope.attribution.explanation import Explanation
+from attriscope.metrics.photographs import Box, Pixels
 from torch.nn import functional
-
-from .photographs import Box, Pixels
 
 ROWS = 256  # of the photograph at a time: colours take eight bytes a channel
 PALE = 0.65  # how much white there is over what the model did not see

@@ -15,14 +15,15 @@ from attriscope.attribution.explanation import Explanation
 from attriscope.attribution.model import Model
 from attriscope.attribution.targets import Target
 from attriscope.metrics import metric as judges
+from attriscope.metrics import photographs
+from attriscope.metrics.photographs import Gallery, Photograph
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from . import models, options, photographs
+from . import models, options
 from .options import Choice
 from .overlay import overlay
-from .photographs import Gallery, Photograph
 from .problems import Problem, explained, one_line, say
 from .tables import cost, table
 
@@ -92,7 +93,8 @@ def start(request: Request) -> Session:
     scored = options.choose(request.metrics, judges.REGISTRY)
     options.configure(request.settings, chosen, scored, request.preset)
     names = options.labels(request.labels) if request.labels is not None else None
-    paths = photographs.find(request.images)
+    with explained():
+        paths = photographs.find(request.images)
     options.writable(request.out)
     _spare(paths, request.out)
     if names is not None or request.target is None or request.target == "label":
@@ -100,7 +102,8 @@ def start(request: Request) -> Session:
     loaded = models.load(request.model, request.size, request.backend)
     classes = loaded.classes if names is None else names
     target = options.target(request.target, classes, paths)
-    photos = photographs.read(paths, loaded.preparation)
+    with explained():
+        photos = photographs.read(paths, loaded.preparation)
     images = torch.stack([p.input for p in photos])
     model = loaded.model
     if model.bounds is not None:

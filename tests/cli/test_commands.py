@@ -344,7 +344,8 @@ def test_the_demo_names_every_method():
 
 @pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite_pytorch") is None, reason="needs attriscope[demo]")
 def test_the_demo_sees_what_is_there(capsys):
-    from attriscope.cli import demo, models, photographs
+    from attriscope.cli import demo, models
+    from attriscope.metrics import photographs
 
     loaded = models.load("demo")
     photos = photographs.read(demo.paths(), loaded.preparation)

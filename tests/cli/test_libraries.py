@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from attriscope.cli.models import imagenet, load
-from attriscope.cli.photographs import Preparation
 from attriscope.cli.problems import Problem
+from attriscope.metrics.photographs import Preparation
 from PIL import Image
 from torch import nn
 

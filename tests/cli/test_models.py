@@ -4,8 +4,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from attriscope.cli.models import imagenet, load
-from attriscope.cli.photographs import Preparation
 from attriscope.cli.problems import Problem
+from attriscope.metrics.photographs import Preparation
 from torch import nn
 
 SQUARE = {"height": 224, "width": 224}

@@ -16,18 +16,40 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .problems import Problem, one_line
-
 Pixels: TypeAlias = np.ndarray[Any, Any]
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif")  # read in a folder
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".avif",
+)  # read in a folder
 MARGIN = 16  # pixels beside a crop that resampling may look at
 WHOLE = 4_000_000  # pixels of a resized photograph: with more, only a part of it is made
 LARGE = 1200  # pixels along the longer side in a figure
 
-__all__ = ["Box", "Gallery", "Photograph", "Preparation", "decode", "find", "read"]
+__all__ = [
+    "Box",
+    "Gallery",
+    "Photograph",
+    "Preparation",
+    "decode",
+    "find",
+    "inside",
+    "listed",
+    "names",
+    "read",
+    "upright",
+]
 
 
 @dataclass(frozen=True)
@@ -154,25 +176,46 @@ def find(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The image files: each as given, of a folder all that are in it; what is given twice is taken once.
 
     Raises:
-        Problem: One is not there, a folder has none, or a file is no image (only its beginning is looked at).
+        OSError: One is not there, or cannot be read.
+        ValueError: A folder has none, or a file is no image (only its beginning is looked at).
+    """
+    found = listed(given)
+    for path in found:
+        with _readable(path), Image.open(path):
+            pass
+    return found
+
+
+def listed(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The same without a look into the files.
+
+    Raises:
+        OSError: One is not there, or a folder cannot be read.
+        ValueError: A folder has none.
     """
     found: dict[Path, Path] = {}
     for one in map(Path, given):
-        for path in _inside(one) if one.is_dir() else [one]:
+        for path in inside(one) if one.is_dir() else [one]:
             found.setdefault(path.resolve(), path)
     for path in found.values():
-        with _readable(path), Image.open(path):
-            pass
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
     return list(found.values())
 
 
-def _inside(folder: Path) -> list[Path]:
+def inside(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It has none.
+    """
     try:
         found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file())
     except OSError as error:
-        raise Problem(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+        raise OSError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
     if not found:
-        raise Problem(f"the folder {folder} has no images in it (files that end in {', '.join(SUFFIXES[:5])}, ...)")
+        raise ValueError(f"the folder {folder} has no images in it (files that end in {', '.join(SUFFIXES[:5])}, ...)")
     return found
 
 
@@ -180,7 +223,8 @@ def read(paths: Sequence[Path], preparation: Preparation) -> list[Photograph]:
     """Every photograph as the model sees it, decoded whole, so that a damaged one is found now.
 
     Raises:
-        Problem: One is damaged.
+        OSError: One cannot be read.
+        ValueError: One is damaged.
     """
     photographs = []
     for path, name in zip(paths, names(paths), strict=True):
@@ -218,7 +262,9 @@ def names(paths: Sequence[Path]) -> list[str]:
 def _longer(path: Path, folders: int, *, suffix: bool) -> str:
     """A file's stem with some of the folders that it is in, and its suffix."""
     above = path.resolve().parts[1:-1]
-    return "_".join([*above[len(above) - folders if folders < len(above) else 0 :], path.stem, *[path.suffix[1:]] * suffix])
+    return "_".join(
+        [*above[len(above) - folders if folders < len(above) else 0 :], path.stem, *[path.suffix[1:]] * suffix]
+    )
 
 
 def _repeated(chosen: Sequence[str]) -> list[int]:
@@ -231,22 +277,30 @@ def _repeated(chosen: Sequence[str]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while a file is read is told with its name."""
+def _readable(what: object) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is told with its name: as an OSError, or a ValueError where it is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large photographs, odd metadata: the pixels are what counts
             yield
-    except Problem:
-        raise
+    except _RefusedError as error:
+        raise ValueError(f"{what} {error}") from None
     except FileNotFoundError as error:
-        raise Problem(f"there is no file {path}") from error
+        raise FileNotFoundError(f"there is no file {what}") from error
     except UnidentifiedImageError as error:
-        raise Problem(f"{path} is not an image, or of a format that is not known") from error
+        raise ValueError(f"{what} is not an image, or of a format that is not known") from error
     except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
+        raise OSError(f"{what} cannot be read: {error.strerror or _one_line(error)}") from error
     except Exception as error:  # a damaged file may raise anything inside a decoder
-        raise Problem(f"{path} cannot be read: {one_line(error)}") from error
+        raise ValueError(f"{what} cannot be read: {_one_line(error)}") from error
+
+
+class _RefusedError(ValueError):
+    """Pixels that are no brightness."""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def decode(path: Path) -> Pixels:
@@ -255,32 +309,52 @@ def decode(path: Path) -> Pixels:
     Upright (EXIF), the first frame of several, transparent parts over white. Colour of 16 bits is read by Pillow as 8.
 
     Raises:
-        Problem: The file is missing or damaged, or holds values that are no brightness.
+        OSError: The file is missing, or cannot be read to its end.
+        ValueError: It is damaged, no image, or holds values that are no brightness.
     """
     with _readable(path), Image.open(path) as file:
-        file.load()
-        image: Image.Image = file
-        with contextlib.suppress(ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error):
-            image = ImageOps.exif_transpose(file)  # damaged metadata does not matter
-        if image.mode == "F" or image.mode.startswith("I"):
-            return _deep(image, path)
-        if "transparency" in image.info or image.mode.lower().endswith("a"):
-            over = image.convert("RGBA")
-            white = Image.new("RGBA", over.size, "white")
-            image = Image.alpha_composite(white, over)
-        return np.array(image.convert("RGB"))
+        return _pixels(file)
 
 
-def _deep(image: Image.Image, path: Path) -> Pixels:
+def upright(image: Image.Image, what: object = "the image") -> Pixels:
+    """An image that somebody else opened, as `decode` gives it.
+
+    Args:
+        image: It may not have been read yet; it is left as it is.
+        what: Its name, for errors.
+
+    Raises:
+        OSError: Its file cannot be read to its end.
+        ValueError: It is damaged, or holds values that are no brightness.
+    """
+    with _readable(what):
+        return _pixels(image)
+
+
+def _pixels(file: Image.Image) -> Pixels:
+    file.load()
+    image = file
+    with contextlib.suppress(ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error):
+        image = ImageOps.exif_transpose(file)  # damaged metadata does not matter
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep(image)
+    if "transparency" in image.info or image.mode.lower().endswith("a"):
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        image = Image.alpha_composite(white, over)
+    return np.array(image.convert("RGB"))
+
+
+def _deep(image: Image.Image) -> Pixels:
     """Grey of 16 bits, of 32, or in floats."""
     grey = np.array(image).astype(np.float64)
     if not np.isfinite(grey).all():
-        raise Problem(f"{path} holds NaN or infinite pixels")
+        raise _RefusedError("holds NaN or infinite pixels")
     top = 1.0 if image.mode == "F" else 65535.0
     if grey.min() < 0 or grey.max() > top:
-        raise Problem(
-            f"{path} holds values from {grey.min():g} to {grey.max():g}, so that black and white are not known: "
-            f"save it as 8 or 16 bit, or as floats from 0 to 1"
+        raise _RefusedError(
+            f"holds values from {grey.min():g} to {grey.max():g}, so that black and white are not known: save it as 8 or 16 "
+            "bit, or as floats from 0 to 1"
         )
     return np.repeat((grey / top).astype(np.float32)[..., None], 3, axis=2)
 
@@ -301,5 +375,7 @@ def _resized(pixels: Pixels, size: tuple[int, int], region: Box, how: Filter) ->
     resample = Image.Resampling[how.upper()]
     if pixels.dtype == np.uint8:
         return np.array(Image.fromarray(pixels).resize(size, resample, box=region))
-    planes = [Image.fromarray(np.ascontiguousarray(pixels[..., k])).resize(size, resample, box=region) for k in range(3)]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(pixels[..., k])).resize(size, resample, box=region) for k in range(3)
+    ]
     return np.stack([np.array(p) for p in planes], axis=2).clip(0, 1)

@@ -4,8 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attriscope.cli.photographs import Gallery, Preparation, decode, find, names, read
-from attriscope.cli.problems import Problem
+from attriscope.metrics.photographs import Gallery, Preparation, decode, find, names, read
 from PIL import Image
 
 RED = (200, 40, 10)
@@ -90,7 +89,7 @@ def test_floats_must_be_a_brightness(tmp_path):
     fine = save(tmp_path, Image.fromarray(np.full((3, 3), 0.25, np.float32)), "fine.tif")
     assert np.allclose(decode(fine), 0.25)
     for name, value, said in (("nan.tif", np.nan, "NaN"), ("large.tif", 300.0, "black and white are not known")):
-        with pytest.raises(Problem, match=said):
+        with pytest.raises(ValueError, match=said):
             decode(save(tmp_path, Image.fromarray(np.full((3, 3), value, np.float32)), name))
 
 
@@ -102,10 +101,10 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "half.jpg").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     (tmp_path / "none").mkdir()
     for name in ("text.jpg", "empty.png", "missing.jpg", "none"):
-        with pytest.raises(Problem, match=name):
+        with pytest.raises((OSError, ValueError), match=name):
             find([tmp_path / name])
     assert len(find([tmp_path / "half.jpg"])) == 1  # its beginning is an image's
-    with pytest.raises(Problem, match=r"half\.jpg"):
+    with pytest.raises(OSError, match=r"half\.jpg"):
         read([tmp_path / "half.jpg"], Preparation((8, 8), 8))
 
 
