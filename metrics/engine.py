@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import cloudpickle
 import joblib
@@ -49,7 +49,7 @@ __all__ = ["compare"]
 def compare(
     model: Model | Network,
     inputs: Any,
-    target: TargetLike | str = None,
+    target: "TargetLike | Target | Literal['label']" = None,
     *,
     attributors: "Sequence[One] | Mapping[str, One] | str",
     metrics: "Sequence[str | Metric] | Mapping[str, str | Metric] | str" = ("insertion", "deletion"),
@@ -118,7 +118,13 @@ def compare(
         folder(out)
         _ = wrapped.fingerprint  # a callable without one is refused before anything runs
     given = source(
-        inputs, wrapped, target=target, names=names, annotations=annotations, limit=limit, preparation=preparation
+        inputs,
+        wrapped,
+        target=cast("Any", target),
+        names=names,
+        annotations=annotations,
+        limit=limit,
+        preparation=preparation,
     )
     blocks = given.blocks(block)
     first = next(blocks, None)
@@ -199,7 +205,7 @@ class Work:
         if self.plan.annotated and part.annotations is not None:
             masks = [canonical(m) for m in as_mask(part.annotations, part.images)]
         return [
-            Picture(part.names[i], canonical(part.images[i]), part.start + i, request(part.target, i, n), masks[i])
+            Picture(part.names[i], canonical(part.images[i]), int(part.rows[i]), request(part.target, i, n), masks[i])
             for i in range(n)
         ]
 
@@ -317,12 +323,9 @@ class _BlockRun:
         return dict(zip(rows, maps, strict=True))
 
     def _explain(self, attributor: Attributor, rows: list[int]) -> Explanation:
-        start = self.part.start
+        own = attributor.for_rows(self.part.rows[rows])
         if len(rows) == self.count:
-            return attributor.for_rows(slice(start, start + self.count)).explain(self.cpu, self.target)
-        if type(attributor).for_rows is not Attributor.for_rows and len(rows) > 1:
-            raise ValueError("maps that belong to places are taken one by one")
-        own = attributor.for_rows(slice(start + rows[0], start + rows[0] + 1))
+            return own.explain(self.cpu, self.target)
         return own.explain(self.cpu[rows], self.target.take(torch.tensor(rows)))
 
     def fail(self, rows: Iterable[int], what: str, error: Exception) -> None:
@@ -375,7 +378,7 @@ class _BlockRun:
     ) -> tuple[Scored, int, int]:
         """Run a method again for a metric; its scores, what was paid, and what it would have cost alone."""
         saved = self.model.saved
-        own = attributor.for_rows(slice(self.part.start, self.part.start + self.count))
+        own = attributor.for_rows(self.part.rows[rows])
         target = self.target.take(torch.tensor(rows))
         with self.model.ledger(self.count) as ledger:
             scored = metric.measure(own, self.images[rows], target, maps.to(self.images.device))

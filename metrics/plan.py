@@ -9,7 +9,7 @@ import torch
 from attriscope.attribution._parameters import canonical
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.model import Model
-from attriscope.attribution.targets import TargetLike
+from attriscope.attribution.targets import Target, TargetLike
 from torch import Tensor
 
 from .metric import MethodMetric, Metric
@@ -37,7 +37,7 @@ class Picture:
     mask: str = ""
 
 
-def request(target: TargetLike, row: int, of: int) -> str:
+def request(target: "TargetLike | Target", row: int, of: int) -> str:
     """What is asked to be explained of one image, as JSON: "null" for the class that the network names.
 
     Args:
@@ -47,8 +47,11 @@ def request(target: TargetLike, row: int, of: int) -> str:
     """
     if target is None:
         return "null"
+    if isinstance(target, Target):
+        return request(target.function if target.index is None else target.index, row, of)
     if callable(target) and not isinstance(target, Tensor):
-        return json.dumps([canonical(target), row if hasattr(target, "take") else -1], sort_keys=True)
+        take = getattr(target, "take", None)
+        return json.dumps(canonical(target if take is None else take(torch.tensor([row]))), sort_keys=True)
     if isinstance(target, int):
         return str(target)
     if isinstance(target, Tensor):
