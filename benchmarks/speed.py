@@ -24,11 +24,11 @@ import time
 from collections.abc import Iterator
 
 import torch
-from attriscope import attribution, metrics
+from attriscope import attribution
 from attriscope.cli.models import load
 from torch import Tensor, nn
 
-from . import peers, white_box
+from . import peers, scoring, white_box
 from .row import SETTINGS, Row
 
 SIZES = (1, 2, 4, 8, 16)
@@ -126,16 +126,9 @@ def rows(
         for backend, other in compiled.items():
             if found[-1].family == "perturbation" and name in attribution.available(model=other):
                 found.append(ours(name, other, images, backend=backend))
-    one, four = images[:1], images[torch.arange(4) % len(images)]
-    maps = torch.rand(4, 1, 224, 224)
-    for name in metrics.available():
-        metric = metrics.create(name)
-        run = lambda metric=metric: metric.score(model, four, maps, target=0)  # noqa: E731
-        found.append(Row(f"{name} (28 steps, 4 img)", "metrics", run, 4 * metric.cost()))
-        exact = metrics.create(name, preset="rise")
-        run = lambda exact=exact: exact.score(model, one, maps[:1], target=0)  # noqa: E731
-        found.append(Row(f"{name} (224 steps, 1 img)", "metrics", run, exact.cost()))
-    if others:
+    if family in {None, "metrics"}:
+        found += scoring.rows(model, images, others=others)
+    if others and family != "metrics":
         found += white_box.rows(model, images)
         if family in {None, "perturbation"}:  # they take long to import
             found += peers.rows(model, images)

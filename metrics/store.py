@@ -80,11 +80,13 @@ class Shard:
         tensors = self._tensors()
         header = {"format": FORMAT, "kind": self.kind, "keys": self.keys, "facts": self.facts}
         header["sum"] = _sum(header, tensors)
-        with atomic(path) as temporary:
-            try:
+        try:
+            with atomic(path) as temporary:
                 save_file(tensors, temporary, metadata={"attriscope": json.dumps(header)})
-            except SafetensorError as error:  # a full disk comes out of the Rust library as its own error
-                raise OSError(f"cannot write {path}: {error}") from error
+        except (OSError, SafetensorError) as error:  # a full disk comes out of the Rust library as its own error
+            raise OSError(
+                f"cannot write {path}: {error}; what was finished before stays, and the same call goes on from there"
+            ) from error
 
     @classmethod
     def read(cls, path: Path) -> "Shard":
