@@ -213,7 +213,7 @@ class Attributor(Configured):
         made._budget = self._budget
         return made
 
-    def for_rows(self, rows: slice) -> "Attributor":
+    def for_rows(self, rows: slice | Tensor) -> "Attributor":
         """This attributor for some images of a larger set; only those that hold maps of their own differ."""
         del rows
         return self

@@ -43,7 +43,7 @@ class FromMaps(Attributor):
         maps = self.maps[:, None] if self.maps.ndim == 3 and inputs.ndim == 4 else self.maps
         return Computed(maps.to(inputs), {})
 
-    def for_rows(self, rows: slice) -> "FromMaps":
+    def for_rows(self, rows: slice | Tensor) -> "FromMaps":
         """The maps of some of the images."""
         return FromMaps(self.model, **{**self.params, "maps": self.maps[rows]})
 

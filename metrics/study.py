@@ -1,39 +1,178 @@
-"""Studies: methods x metrics x images, with what they cost."""
+"""What a comparison found: tables, maps and curves of methods x metrics x images, with what they cost."""
 
+import contextlib
 import json
 import math
 import os
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from attriscope.attribution import attributor as methods
 from attriscope.attribution._files import atomic, folder
-from attriscope.attribution._parameters import canonical
-from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.masking import Evaluations
-from attriscope.attribution.model import Model, Network
-from attriscope.attribution.targets import Target, TargetLike
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from . import metric as registry
-from .metric import MapMetric, Metric, Scored, check_maps
-from .statistics import bootstrap_mean
+from . import analysis
+from .plan import Picture, Plan, frozen
+from .store import FORMAT, Damaged, Store
 
-FORMAT = 1
-One: TypeAlias = "str | Attributor | tuple[str, Mapping[str, Any]]"
+K = TypeVar("K")
+V = TypeVar("V")
 
-__all__ = ["Study", "compare"]
+HEADER, TABLES, CONFIGURATION = "study.json", ("scores", "costs", "summary"), "study.toml"
+
+__all__ = ["Header", "Lazy", "Pictures", "Study"]
+
+
+@dataclass
+class Header:
+    """What a study's folder says of itself; everything else lies in its cells.
+
+    Attributes:
+        plan: How cells are named.
+        pictures: The images that have been begun, in order.
+        methods: The methods' configurations by label.
+        metrics: The metrics' protocols by label.
+        classes: Class names by index.
+        left_out: Methods and metrics that were not run, with the reason.
+        failed: Images by method (or "method, metric") that failed, with the reason.
+        skipped: Images that could not be read, with the reason.
+        bounds: The images' bounds.
+        shape: `(C, H, W)`.
+        seconds: Wall time of everything, over all runs.
+        finished: Whether every image has been looked at.
+        versions: Of what made it.
+    """
+
+    plan: Plan
+    pictures: list[Picture] = field(default_factory=list)
+    methods: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: dict[int, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    bounds: tuple[float, float] | None = None
+    shape: tuple[int, ...] = ()
+    seconds: float = 0.0
+    finished: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, root: Path) -> None:
+        """Write it whole or not at all."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        with atomic(root / HEADER) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, root: Path) -> "Header":
+        """Read it.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: It is damaged, or of a newer attriscope.
+        """
+        path = root / HEADER
+        if not path.is_file():
+            raise FileNotFoundError(f"{root} holds no study: there is no {HEADER} in it")
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if told["format"] != FORMAT:
+                which = "a newer" if told["format"] > FORMAT else "an older"
+                raise ValueError(
+                    f"{root} was written by {which} attriscope (format {told['format']}, this reads {FORMAT})"
+                )
+            told.pop("format")
+            return cls(
+                **{
+                    **told,
+                    "plan": Plan(**told["plan"]),
+                    "pictures": [Picture(**p) for p in told["pictures"]],
+                    "classes": {int(k): str(v) for k, v in told["classes"].items()},
+                    "failed": [tuple(f) for f in told["failed"]],
+                    "bounds": None if told["bounds"] is None else tuple(told["bounds"]),
+                    "shape": tuple(told["shape"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"the study in {root} is damaged: {HEADER}: {error}") from error
+
+
+class Lazy(MutableMapping[K, V]):
+    """Values that are made when they are asked for, and kept where there is room for all of them.
+
+    Args:
+        keys: What there is.
+        make: Makes one.
+        keep: Whether it is kept: a study in a folder may be larger than the memory.
+    """
+
+    def __init__(self, keys: Iterable[K], make: Callable[[K], V], *, keep: bool) -> None:
+        self._make, self._keep = make, keep
+        self._known: dict[K, V | None] = dict.fromkeys(keys)
+
+    def __getitem__(self, key: K) -> V:
+        found = self._known[key]
+        if found is None:
+            found = self._make(key)
+            if self._keep:
+                self._known[key] = found
+        return found
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._known[key] = value
+
+    def __delitem__(self, key: K) -> None:
+        del self._known[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self))})"
+
+
+class Pictures:
+    """The images of a study in a folder, 8 bits deep, read when they are asked for.
+
+    Args:
+        files: One for each.
+        bounds: Of the images.
+        shape: `(C, H, W)`.
+    """
+
+    ndim = 4
+
+    def __init__(self, files: Sequence[Path], bounds: tuple[float, float], shape: tuple[int, ...]) -> None:
+        self._files, self._bounds = list(files), bounds
+        self.shape = (len(self._files), *shape)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, which: Any) -> Tensor:
+        if isinstance(which, slice):
+            return torch.stack([self[i] for i in range(*which.indices(len(self)))])
+        if not isinstance(which, int):
+            return torch.stack([self[int(i)] for i in which])
+        path = self._files[which]
+        try:
+            with Image.open(path) as file:
+                pixels = torch.from_numpy(np.array(file)).float() / 255
+        except OSError as error:
+            raise ValueError(f"the study's image {path} cannot be read: run the same comparison again") from error
+        low, high = self._bounds
+        return (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)) * (high - low) + low
 
 
 @dataclass
@@ -42,11 +181,13 @@ class Study:
 
     Attributes:
         scores: One row per image, method and metric: `image`, `method`, `metric`, `score`, `tied` (the share of pixels
-            whose order the tie rule decided).
+            whose order the tie rule decided), and what else the metrics tell. A score that there is not yet is no row; one
+            that is undefined is NaN.
         costs: One row per image and method: `image`, `method`, `forwards`, `backwards`, `seconds` (of the method alone).
         methods: The methods' configurations by label, as JSON can hold them.
         metrics: The metrics' protocols by label, with `higher_is_better`, `range`, `cost`.
-        maps: Each method's maps, `(N, 1, H, W)`, on the CPU.
+        maps: Each method's maps, `(N, 1, H, W)`, on the CPU, NaN where there is none; read from the folder when it is asked
+            for.
         curves: For each (method, metric) with curves, the fractions `(K,)` and the values `(N, K)`.
         inputs: The images, `(N, C, H, W)`; `None` where a loaded study has none.
         target: What was explained, `(N,)` or `(N, k)`; `None` for a callable.
@@ -54,33 +195,47 @@ class Study:
         probabilities: The target's probability on each clean image.
         names: A name for each image.
         classes: Class names by index, for figures.
-        left_out: Methods that were not run, with the reason.
+        left_out: Methods and metrics that were not run, with the reason.
+        failed: Cells that failed, (image, method) or (image, "method, metric"), with the reason; the same call tries
+            them again.
+        skipped: Inputs that could not be read, with the reason.
         paid: Forwards and backwards that were paid in all.
         alone: What they would have been if each method and metric had been run by itself.
         bounds: The images' bounds, for figures.
         seconds: Wall time of everything.
+        finished: Whether every image has been looked at.
+        versions: Of what made it, by name.
+        configuration: The TOML that makes it again; empty for a study in memory.
     """
 
     scores: pd.DataFrame
     costs: pd.DataFrame
     methods: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
-    maps: dict[str, Tensor] = field(repr=False)
-    curves: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(repr=False)
-    inputs: Tensor | None = field(repr=False)
+    maps: MutableMapping[str, Tensor] = field(repr=False)
+    curves: MutableMapping[tuple[str, str], tuple[Tensor, Tensor]] = field(repr=False)
+    inputs: "Tensor | Pictures | None" = field(repr=False)
     target: Tensor | None
     predicted: Tensor | None
     probabilities: Tensor
     names: list[str]
     classes: dict[int, str] = field(default_factory=dict, repr=False)
     left_out: dict[str, str] = field(default_factory=dict)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     paid: int = 0
     alone: int = 0
     bounds: tuple[float, float] | None = None
     seconds: float = 0.0
+    finished: bool = True
+    versions: dict[str, str] = field(default_factory=dict)
+    configuration: str = field(default="", repr=False)
+    _found: "tuple[Store, Header] | None" = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    # -- what it says --------------------------------------------------------------------------------------------------
 
     def summary(self, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
         """One row per metric and method, the best first.
@@ -91,38 +246,37 @@ class Study:
 
         Returns:
             Indexed by `metric` and `method`: `mean`, `low` and `high` (the interval), `rank` of the mean (1 is best; ties
-            share the better one), `images` that the metric is defined for, `forwards`, `backwards` and `seconds` per
-            image of the method.
+            share the better one), `images` that the metric is defined for, `undefined`, `forwards`, `backwards` and
+            `seconds` per image of the method.
         """
-        costs = self.costs.groupby("method")[["forwards", "backwards", "seconds"]].mean()
-        rows = []
-        for name, facts in self.metrics.items():
-            own = self.scores[self.scores["metric"] == name]
-            for method in self.methods:
-                scores = own.loc[own["method"] == method, "score"].to_numpy(dtype=np.float64)
-                low, high = bootstrap_mean(scores, level=level, seed=seed)
-                known = scores[~np.isnan(scores)]
-                rows.append(
-                    {
-                        "metric": name,
-                        "method": method,
-                        "mean": known.mean() if len(known) else math.nan,
-                        "low": low,
-                        "high": high,
-                        "rank": math.nan,
-                        "images": len(known),
-                        **costs.loc[method].to_dict(),
-                        "_order": facts["higher_is_better"],
-                    }
-                )
-        table = pd.DataFrame(rows)
-        key = table["mean"].where(~table["_order"].astype(bool), -table["mean"])
-        table["rank"] = key.groupby(table["metric"]).rank(method="min")
-        order = {m: i for i, m in enumerate(self.metrics)}
-        table = table.sort_values(
-            ["metric", "rank"], key=lambda c: c.map(order) if c.name == "metric" else c, kind="stable"
-        )
-        return table.drop(columns="_order").set_index(["metric", "method"])
+        return analysis.summary(self, level=level, seed=seed)
+
+    def pairs(self, metric: str, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+        """Every two methods on the same images: the difference, its interval, and whether it may be chance.
+
+        Args:
+            metric: A label of `metrics`.
+            level: Of the intervals.
+            seed: Of the resampling.
+
+        Returns:
+            One row per pair, `a` the better one: `difference`, `low`, `high`, `p` (sign flips) and `p_holm` (corrected for
+            all pairs), `better` (how often a is better), `needed` (images that would tell them apart), `images`, `dropped`.
+        """
+        return analysis.pairs(self, metric, level=level, seed=seed)
+
+    def ranking(self, metric: str, *, test: Literal["wilcoxon", "nemenyi"] = "wilcoxon") -> "analysis.Ranking":
+        """The methods by mean rank, and the groups that cannot be told apart.
+
+        Args:
+            metric: A label of `metrics`.
+            test: Holm-corrected Wilcoxon signed ranks for every pair, or Nemenyi's critical difference.
+        """
+        return analysis.ranking(self, metric, test=test)
+
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per method over all metrics: mean rank, spread, and where it searched with a metric's own baseline."""
+        return analysis.leaderboard(self)
 
     def label(self, image: int) -> str:
         """What was explained of an image, in words: the class's name where it is known."""
@@ -138,366 +292,182 @@ class Study:
     # -- on disk -------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a folder.
+        """Write a folder, which `load` reads and `compare(..., out=path)` goes on with.
 
-        `scores.csv`, `costs.csv`, `summary.csv`, maps and curves as safetensors, images as PNG, and `study.json` last, so
-        that a folder with one is whole.
+        `scores`, `costs` and `summary` as CSV (the scores as Parquet too, where pyarrow is installed), the images as PNG,
+        maps and curves as safetensors in `shards`, and `study.json`.
+
+        Raises:
+            OSError: The folder cannot be written to.
+            ValueError: The study was put together by hand.
+        """
+        if self._found is None:
+            raise ValueError("only what compare returns can be saved: this study was put together by hand")
+        root = folder(path)
+        store, header = self._found
+        store.copy(root)
+        if self.inputs is not None and pictured(self.bounds, tuple(self.inputs.shape[1:])):
+            for picture, image in zip(header.pictures, self.inputs, strict=True):
+                save_picture(root, picture, image, self.bounds)
+        header.write(root)
+        if self.configuration:
+            with atomic(root / CONFIGURATION) as temporary:
+                temporary.write_text(self.configuration, encoding="utf-8")
+        self.tables(root)
+        return root
+
+    def tables(self, path: str | os.PathLike[str]) -> None:
+        """Write the tables.
 
         Raises:
             OSError: The folder cannot be written to.
         """
-        path = folder(path)
-        for name, table in (("scores", self.scores), ("costs", self.costs), ("summary", self.summary().reset_index())):
-            with atomic(path / f"{name}.csv") as temporary:
+        root = folder(path)
+        with_names = self.scores.assign(name=self.scores["image"].map(dict(enumerate(self.names))))
+        for name, table in zip(TABLES, (with_names, self.costs, self.summary().reset_index()), strict=True):
+            with atomic(root / f"{name}.csv") as temporary:
                 table.to_csv(temporary, index=False)
-        tensors = {f"maps/{m}": t.contiguous() for m, t in self.maps.items()}
-        for (method, metric), (fractions, values) in self.curves.items():
-            tensors[f"fractions/{metric}"] = fractions.contiguous()
-            tensors[f"curves/{metric}/{method}"] = values.contiguous()
-        for name in ("target", "predicted", "probabilities"):
-            value = getattr(self, name)
-            if value is not None:
-                tensors[name] = value.contiguous()
-        with atomic(path / "study.safetensors") as temporary:
-            save_file(tensors, temporary)
-        pictures = self._save_images(path)
-        header = {
-            "format": FORMAT,
-            "methods": self.methods,
-            "metrics": self.metrics,
-            "names": self.names,
-            "classes": self.classes,
-            "left_out": self.left_out,
-            "paid": self.paid,
-            "alone": self.alone,
-            "bounds": self.bounds,
-            "seconds": self.seconds,
-            "pictures": pictures,
-        }
-        with atomic(path / "study.json") as temporary:
-            temporary.write_text(json.dumps(header, indent=1), encoding="utf-8")
-        return path
-
-    def _save_images(self, path: Path) -> bool:
-        """The images as 8-bit files; not possible without bounds or with odd channels."""
-        if self.inputs is None or self.bounds is None or self.inputs.ndim != 4 or self.inputs.shape[1] not in (1, 3):
-            return False
-        low, high = self.bounds
-        for i, image in enumerate(self.inputs):
-            pixels = (
-                ((image - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            )
-            with atomic(path / "images" / f"{i:06d}.png") as temporary:
-                Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(temporary, "PNG")
-        return True
+        with contextlib.suppress(ImportError), atomic(root / "scores.parquet") as temporary:
+            with_names.to_parquet(temporary, index=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Study":
-        """Read what `save` wrote; nothing in the folder is ever run.
+        """Read a folder, finished or not; nothing in it is ever run.
 
         Raises:
             FileNotFoundError: There is no study.
             ValueError: It is damaged.
         """
-        path = Path(path)
-        if not (path / "study.json").is_file():
-            raise FileNotFoundError(f"{path} holds no study: there is no study.json in it")
+        root = Path(path)
+        header = Header.read(root)
         try:
-            header = json.loads((path / "study.json").read_text(encoding="utf-8"))
-            if header["format"] > FORMAT:
-                raise ValueError(
-                    f"{path} was written by a newer attriscope (format {header['format']}): upgrade to read it"
-                )
-            tensors = load_file(path / "study.safetensors")
-            curves = {}
-            for key in tensors:
-                if key.startswith("curves/"):
-                    _, metric, method = key.split("/", 2)
-                    curves[method, metric] = (tensors[f"fractions/{metric}"], tensors[key])
-            bounds: tuple[float, float] | None = tuple(header["bounds"]) if header["bounds"] is not None else None
-            pictures = header["pictures"] and bounds is not None
-            return cls(
-                scores=pd.read_csv(path / "scores.csv"),
-                costs=pd.read_csv(path / "costs.csv"),
-                maps={k.removeprefix("maps/"): v for k, v in tensors.items() if k.startswith("maps/")},
-                curves=curves,
-                inputs=_load_images(path, bounds, len(header["names"])) if pictures else None,
-                target=tensors.get("target"),
-                predicted=tensors.get("predicted"),
-                probabilities=tensors["probabilities"],
-                classes={int(k): v for k, v in header["classes"].items()},
-                bounds=bounds,
-                **{k: header[k] for k in ("methods", "metrics", "names", "left_out", "paid", "alone", "seconds")},
-            )
-        except (SafetensorError, KeyError, json.JSONDecodeError, OSError, pd.errors.ParserError) as error:
-            raise ValueError(f"the study in {path} is damaged: {error}") from error
+            return cls.of(Store(root), header)
+        except (Damaged, KeyError, IndexError) as error:
+            raise ValueError(f"the study in {root} is damaged: {error}; the same comparison mends it") from error
+
+    @classmethod
+    def of(cls, store: Store, header: Header, inputs: Tensor | None = None) -> "Study":
+        """The tables of what a store holds.
+
+        Args:
+            store: The cells.
+            header: What they belong to.
+            inputs: The images, where they are in memory.
+        """
+        root, plan = store.root, header.plan
+        begun = [p for p in header.pictures if plan.clean(p) in store]
+        clean = [plan.clean(p) for p in begun]
+        rows = [store.shard(c) for c in clean]
+        index = [s.columns["target"][i] if "target" in s.columns else None for s, i in rows]
+        aims = [frozen(p, t) for p, t in zip(begun, index, strict=True)]
+        cells = {m: [plan.map(m, p, aim) for p, aim in zip(begun, aims, strict=True)] for m in plan.methods}
+        costs, scores, curved, used = _tables(store, plan, begun, aims, cells)
+        facts = store.facts([*clean, *(c for own in cells.values() for c in own), *used])
+        known = [t for t in index if t is not None]
+        target = torch.stack(known) if known and len(known) == len(index) else None
+        predicted = (
+            torch.stack([s.columns["predicted"][i] for s, i in rows]) if rows else torch.zeros(0, dtype=torch.long)
+        )
+
+        def maps(method: str) -> Tensor:
+            missing = torch.full((1, *header.shape[-2:]), torch.nan)
+            return torch.stack([store.row(c, "map") if c in store else missing for c in cells[method]])
+
+        def curve(pair: tuple[str, str]) -> tuple[Tensor, Tensor]:
+            fractions, own = curved[pair]
+            missing = torch.full_like(fractions, torch.nan)
+            return fractions, torch.stack([missing if c is None else store.row(c, "values") for c in own])
+
+        pictures: Tensor | Pictures | None = inputs
+        if root is not None and header.bounds is not None and pictured(header.bounds, header.shape):
+            pictures = Pictures([picture_file(root, p) for p in begun], header.bounds, header.shape)
+        configuration = root / CONFIGURATION if root is not None else None
+        return cls(
+            scores=pd.DataFrame(scores, columns=None if scores else ["image", "method", "metric", "score", "tied"]),
+            costs=pd.DataFrame(costs, columns=["image", "method", "forwards", "backwards", "seconds"]),
+            methods=header.methods,
+            metrics=header.metrics,
+            maps=Lazy(cells, maps, keep=root is None),
+            curves=Lazy(curved, curve, keep=root is None),
+            inputs=pictures,
+            target=None if target is None else target[:, 0] if target.shape[1] == 1 else target,
+            predicted=None if bool((predicted < 0).any()) else predicted,
+            probabilities=torch.stack([s.columns["probability"][i] for s, i in rows]) if rows else torch.zeros(0),
+            names=[p.name for p in begun],
+            classes=header.classes,
+            left_out=header.left_out,
+            failed={(image, what): why for image, what, why in header.failed},
+            skipped=header.skipped,
+            paid=sum(f.get("paid", 0) for f in facts),
+            alone=sum(f.get("alone", 0) for f in facts),
+            bounds=header.bounds,
+            seconds=header.seconds,
+            finished=header.finished,
+            versions=header.versions,
+            configuration=configuration.read_text(encoding="utf-8")
+            if configuration and configuration.is_file()
+            else "",
+            _found=(store, header),
+        )
 
 
-def _load_images(path: Path, bounds: tuple[float, float] | None, count: int) -> Tensor:
-    images = []
-    for i in range(count):
-        with Image.open(path / "images" / f"{i:06d}.png") as file:
-            pixels = torch.from_numpy(np.array(file)).float() / 255
-        images.append(pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1))
-    assert bounds is not None
-    return torch.stack(images) * (bounds[1] - bounds[0]) + bounds[0]
+Curves = dict[tuple[str, str], tuple[Tensor, list[str | None]]]
 
 
-# -- making one --------------------------------------------------------------------------------------------------------
+def _tables(
+    store: Store, plan: Plan, begun: list[Picture], aims: list[str], cells: dict[str, list[str]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Curves, list[str]]:
+    """Costs, scores, which cells have the curves of which method and metric, and the cells of all scores."""
+    costs: list[dict[str, Any]] = []
+    wanted: dict[str, list[tuple[int, str, str]]] = {}
+    for method, own in cells.items():
+        for i, cell in enumerate(own):
+            if cell not in store:
+                continue
+            spent = {name: store.fact(cell, name) for name in ("forwards", "backwards", "seconds")}
+            costs.append({"image": i, "method": method, **spent})
+            digest = store.fact(cell, "digests")
+            for metric in plan.metrics:
+                wanted.setdefault(plan.score(metric, method, begun[i], aims[i], digest), []).append((i, method, metric))
+    scores: list[dict[str, Any]] = []
+    curved: Curves = {}
+    used = sorted((c for c in wanted if c in store), key=store.place)
+    for cell in used:
+        shard, row = store.shard(cell)
+        more = {k: v[row].item() for k, v in shard.columns.items() if v.ndim == 1}
+        told = {"score": more.pop("score"), "tied": more.pop("tied", math.nan), **more}
+        for i, method, metric in wanted[cell]:
+            scores.append({"image": i, "method": method, "metric": metric, **told})
+            if "values" in shard.columns:
+                _, places = curved.setdefault((method, metric), (shard.shared["fractions"], [None] * len(begun)))
+                places[i] = cell
+    methods, metrics = ({name: i for i, name in enumerate(names)} for names in (plan.methods, plan.metrics))
+    scores.sort(key=lambda s: (s["image"], methods[s["method"]], metrics[s["metric"]]))
+    costs.sort(key=lambda c: (c["image"], methods[c["method"]]))
+    order = sorted(curved, key=lambda pair: (methods[pair[0]], metrics[pair[1]]))
+    return costs, scores, {pair: curved[pair] for pair in order}, used
 
 
-def compare(
-    model: Model | Network,
-    inputs: Tensor,
-    target: TargetLike = None,
-    *,
-    attributors: "Sequence[One] | Mapping[str, One] | str",
-    metrics: "Sequence[str | Metric] | Mapping[str, str | Metric] | str" = ("insertion", "deletion"),
-    out: str | os.PathLike[str] | None = None,
-    budget: int | None = None,
-    names: Sequence[str] | None = None,
-    classes: Sequence[str] | Mapping[int, str] | None = None,
-    block: int = 8,
-    progress: bool = True,
-) -> Study:
-    """Run methods on images and score their maps.
+def pictured(bounds: tuple[float, float] | None, shape: Sequence[int]) -> bool:
+    """Whether images can be kept as 8-bit files: not without bounds, or with odd channels."""
+    return bounds is not None and len(shape) == 3 and shape[0] in (1, 3)
 
-    Images go in blocks; within one, everything that all methods and metrics want evaluated runs as one stream of full
-    batches, and what they share (the image, the baseline) is paid once.
 
-    Args:
-        model: A `Model`, or a network.
-        inputs: `(N, C, H, W)` in the model's bounds.
-        target: What to explain, as in `Attributor.attribute`; taken once for all methods.
-        attributors: Names, patterns (`"*cam*"`: those that run on the model), `(name, options)`, or attributors; in a
-            mapping, with labels.
-        metrics: Names, patterns or metrics; in a mapping, with labels.
-        out: A folder to save the study in.
-        budget: The most forwards + backwards per image for each method given by name. Methods that do not fit are left
-            out and named in `Study.left_out`.
-        names: A name for each image.
-        classes: Class names, for figures.
-        block: Images that are held at a time.
-        progress: Whether to show a progress bar.
+def picture_file(root: Path, picture: Picture) -> Path:
+    """Where an image lies."""
+    return root / "images" / f"{picture.digest}.png"
+
+
+def save_picture(root: Path, picture: Picture, image: Tensor, bounds: tuple[float, float] | None) -> None:
+    """Keep an image as a file, if it is not there already.
 
     Raises:
-        ValueError: Something is wrong with any argument; said before anything long is run.
-        OSError: `out` cannot be written to.
-
-    Example:
-        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
-        >>> study = compare(network, torch.rand(3, 3, 4, 4), attributors=["saliency", ("rise", {"masks": 20})], progress=False)
-        >>> study.summary().loc["insertion", "rank"].tolist()
-        [1.0, 2.0]
+        OSError: It cannot be written.
     """
-    wrapped = Model.wrap(model)
-    images = wrapped.check(inputs)
-    if wrapped.kind != "image":
-        raise ValueError("compare takes images, (N, C, H, W); for other inputs call attributors and metrics themselves")
-    if block < 1:
-        raise ValueError(f"block={block}: at least one image must be held at a time")
-    labels = [f"{i:03d}" for i in range(len(images))] if names is None else [str(n) for n in names]
-    if len(labels) != len(images):
-        raise ValueError(f"there are {len(labels)} names for {len(images)} images")
-    if out is not None:
-        folder(out)
-        _ = wrapped.fingerprint  # a callable without one is refused before anything runs
-    wrapped.shape = tuple(images.shape[1:])  # what a budget buys depends on it
-    chosen, left_out = _attributors(attributors, wrapped, budget)
-    judges = _metrics(metrics)
-    start = time.perf_counter()
-    frozen = wrapped.resolve(images, target)
-    predicted, probabilities = _clean(wrapped, images, frozen)
-    run = _Run(wrapped, chosen, judges, len(images))
-    total = sum(_price(a, m, images) for a in chosen.values() for m in (None, *judges.values())) * len(images)
-    with (
-        tqdm(total=total, unit="eval", disable=not progress, desc="compare", leave=False) as bar,
-        wrapped.listen(bar.update),
-    ):
-        for at in range(0, len(images), block):
-            rows = slice(at, min(at + block, len(images)))
-            bar.set_postfix_str(f"images {rows.start + 1} to {rows.stop} of {len(images)}")
-            run.block(images[rows], frozen.take(rows), rows)
-    study = Study(
-        scores=pd.DataFrame(run.scores),
-        costs=pd.DataFrame(run.costs),
-        methods={k: json.loads(a.canonical) for k, a in chosen.items()},
-        metrics={k: _protocol(m, images) for k, m in judges.items()},
-        maps={k: torch.cat(v) for k, v in run.maps.items()},
-        curves={k: (f, torch.cat(v)) for k, (f, v) in run.curves.items()},
-        inputs=images.cpu(),
-        target=frozen.value(),
-        predicted=predicted,
-        probabilities=probabilities,
-        names=labels,
-        classes=dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes or ())),
-        left_out=left_out,
-        paid=run.paid,
-        alone=run.alone,
-        bounds=wrapped.bounds,
-        seconds=time.perf_counter() - start,
-    )
-    if out is not None:
-        study.save(out)
-    return study
-
-
-class _Run:
-    """The tables of a study while it grows."""
-
-    def __init__(self, model: Model, chosen: dict[str, Attributor], judges: dict[str, Metric], count: int) -> None:
-        self.model, self.chosen, self.judges, self.count = model, chosen, judges, count
-        self.scores: list[dict[str, Any]] = []
-        self.costs: list[dict[str, Any]] = []
-        self.maps: dict[str, list[Tensor]] = {k: [] for k in chosen}
-        self.curves: dict[tuple[str, str], tuple[Tensor, list[Tensor]]] = {}
-        self.paid = self.alone = 0
-
-    def block(self, images: Tensor, target: Target, rows: slice) -> None:
-        """All methods and metrics on some images."""
-        with self.model.sharing():
-            self._block(images, target, rows)
-
-    def _block(self, images: Tensor, target: Target, rows: slice) -> None:
-        device = self.model.device or images.device
-        on_device = images.to(device)
-        todo = Evaluations(self.model, target)
-        waiting: dict[tuple[str, str], Callable[[], Scored]] = {}
-        saved = self.model.saved
-        for label, attributor in self.chosen.items():
-            found = attributor.for_rows(rows).explain(images, target)
-            self.maps[label].append(found.maps.float().cpu())
-            spent = int((found.forwards + found.backwards).sum())
-            self.paid += spent - (self.model.saved - saved)
-            self.alone += spent
-            saved = self.model.saved
-            self.costs += [
-                {
-                    "image": rows.start + i,
-                    "method": label,
-                    "forwards": int(found.forwards[i]),
-                    "backwards": int(found.backwards[i]),
-                    "seconds": found.seconds / len(images),
-                }
-                for i in range(len(images))
-            ]
-            flat = check_maps(found.maps, on_device)
-            for name, judge in self.judges.items():
-                assert isinstance(judge, MapMetric)
-                waiting[label, name] = judge.prepare(todo, on_device, flat)
-                self.alone += judge.cost(tuple(images.shape[1:])) * len(images)
-        with self.model.ledger(self.count) as ledger:
-            todo.run()
-        self.paid += int(ledger.forwards.sum() + ledger.backwards.sum())
-        for (label, name), finish in waiting.items():
-            scored = finish()
-            for i, (score, tied) in enumerate(zip(scored.scores.tolist(), scored.tied.tolist(), strict=True)):
-                self.scores.append(
-                    {"image": rows.start + i, "method": label, "metric": name, "score": score, "tied": tied}
-                )
-            if scored.values.numel():
-                self.curves.setdefault((label, name), (scored.fractions, []))[1].append(scored.values)
-
-
-def _attributors(
-    given: "Sequence[One] | Mapping[str, One] | str", model: Model, budget: int | None
-) -> tuple[dict[str, Attributor], dict[str, str]]:
-    """Attributors by label, and those that a budget leaves out."""
-    if isinstance(given, str | Attributor):
-        given = [given]
-    pairs: list[tuple[str | None, Any]] = (
-        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
-    )
-    chosen: dict[str, Attributor] = {}
-    left_out: dict[str, str] = {}
-    for label, one in pairs:
-        name, options = one if isinstance(one, tuple) else (one, {})
-        if isinstance(name, Attributor):
-            made = name if name.model is model else name.with_model(model)
-            _put(chosen, label or made.name, made)
-            continue
-        if not isinstance(name, str):
-            raise TypeError(
-                f"{name!r} is no attributor: pass a name, (name, options) or what attribution.create returns"
-            )
-        pattern = re.search(r"[*?\[/]", name) is not None
-        found = methods.available(name) if pattern else [methods.REGISTRY.find(name).name]
-        if not found:
-            raise ValueError(f"no method matches {name!r}; there are {', '.join(methods.available())}")
-        for each in found:
-            if pattern and (reason := methods.REGISTRY.find(each).supports(model)) is not None:
-                left_out[each] = reason
-                continue
-            try:
-                made = methods.create(each, model, budget=budget, **options)
-            except ValueError as error:
-                if budget is None or "budget" not in str(error):
-                    raise
-                left_out[label or each] = str(error)
-                continue
-            if pattern and each in chosen and chosen[each] == made:
-                continue  # two patterns name it
-            _put(chosen, label or each, made)
-    if not chosen:
-        raise ValueError(f"no method is left to run: {left_out or 'none was given'}")
-    return chosen, left_out
-
-
-def _metrics(given: "Sequence[str | Metric] | Mapping[str, str | Metric] | str") -> dict[str, Metric]:
-    if isinstance(given, str | Metric):
-        given = [given]
-    pairs: list[tuple[str | None, Any]] = (
-        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
-    )
-    judges: dict[str, Metric] = {}
-    for label, one in pairs:
-        if isinstance(one, Metric):
-            _put(judges, label or one.name, one)
-            continue
-        found = registry.available(one) if re.search(r"[*?\[/]", one) else [registry.REGISTRY.find(one).name]
-        if not found:
-            raise ValueError(f"no metric matches {one!r}; there are {', '.join(registry.available())}")
-        for name in found:
-            _put(judges, label or name, registry.create(name))
-    return judges
-
-
-def _put(table: dict[str, Any], label: str, value: Any) -> None:
-    """Put under a label; a second of the same name gets its options as a label, a third a number."""
-    if "/" in label:
-        raise ValueError(f"the label {label!r} has a slash in it: choose another")
-    if label in table:
-        label = repr(value)
-    n, first = 2, label
-    while label in table:
-        label, n = f"{first} #{n}", n + 1
-    table[label] = value
-
-
-def _clean(model: Model, images: Tensor, target: Target) -> tuple[Tensor | None, Tensor]:
-    """The class that the network names on each image, and the target's probability; nobody's cost."""
-    with model.uncounted():
-        probabilities = model.scores(images, target, output="probability").float().cpu()
-        outputs = model.outputs(images) if model.output_shape is not None and len(model.output_shape) == 1 else None
-    return None if outputs is None else outputs.argmax(1).cpu(), probabilities
-
-
-def _price(attributor: Attributor, judge: Metric | None, images: Tensor) -> int:
-    shape = tuple(images.shape[1:])
-    if judge is not None:
-        return judge.cost(shape)
-    try:
-        return sum(attributor.cost(shape, **attributor.params))
-    except ValueError:  # somebody else's method, which knows its cost when it has run
-        return 0
-
-
-def _protocol(judge: Metric, images: Tensor) -> dict[str, Any]:
-    return {
-        "name": judge.name,
-        "protocol": canonical(judge.protocol),
-        "higher_is_better": judge.higher_is_better,
-        "range": list(judge.range),
-        "chance": judge.chance,
-        "cost": judge.cost(tuple(images.shape[1:])),
-    }
+    path = picture_file(root, picture)
+    if bounds is None or path.is_file():
+        return
+    low, high = bounds
+    pixels = ((image.cpu() - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    with atomic(path) as temporary:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(temporary, "PNG")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from attriscope.attribution import _picture
+from attriscope.metrics.study import Pictures
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,7 +86,7 @@ class Photographs:
 
     def __init__(
         self,
-        inputs: Tensor | None,
+        inputs: Tensor | Pictures | None,
         photographs: Sequence[Any] | None,
         boxes: Sequence[Sequence[float]] | None,
         bounds: tuple[float, float] | None,
@@ -124,9 +125,13 @@ class Photographs:
             return _picture.photograph(self.inputs[i], self.bounds).astype(np.float32), None
         pixels = np.asarray(self.photographs[i])
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype.kind != "f":
-            raise ValueError(f"photograph {i} has shape {pixels.shape} and {pixels.dtype}: give floats (H, W, 3) in [0, 1]")
+            raise ValueError(
+                f"photograph {i} has shape {pixels.shape} and {pixels.dtype}: give floats (H, W, 3) in [0, 1]"
+            )
         if not (pixels.min() >= -1e-3 and pixels.max() <= 1 + 1e-3):
-            raise ValueError(f"photograph {i} goes from {pixels.min():.3g} to {pixels.max():.3g}: give floats in [0, 1]")
+            raise ValueError(
+                f"photograph {i} goes from {pixels.min():.3g} to {pixels.max():.3g}: give floats in [0, 1]"
+            )
         height, width = pixels.shape[:2]
         box = None if self.boxes is None else _checked(self.boxes[i], i, width, height)
         shrink = max(height, width) / self.sharp
@@ -144,7 +149,9 @@ class Photographs:
         left, upper, right, lower = (int(v) for v in box or (0, 0, pixels.shape[1], pixels.shape[0]))
         image = torch.from_numpy(np.ascontiguousarray(pixels)).float().permute(2, 0, 1)
         if one.shape != (lower - upper, right - left):
-            one = functional.interpolate(one[None, None], (lower - upper, right - left), mode="bilinear", antialias=True)[0, 0]
+            one = functional.interpolate(
+                one[None, None], (lower - upper, right - left), mode="bilinear", antialias=True
+            )[0, 0]
         full = torch.zeros(image.shape[1:])
         full[upper:lower, left:right] = one
         over = _picture.overlay(image, full, top, (0.0, 1.0))

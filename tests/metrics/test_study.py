@@ -79,22 +79,20 @@ def test_it_comes_back_from_disk_as_it_was(study, tmp_path):
     assert loaded.metrics == study.metrics
     assert torch.equal(loaded.maps["rise"], study.maps["rise"])
     assert torch.equal(loaded.curves["rise", "deletion"][1], study.curves["rise", "deletion"][1])
-    assert (loaded.inputs - study.inputs).abs().max() <= 0.5 / 255 + 1e-6, "8-bit pictures"
+    assert (loaded.inputs[:] - study.inputs).abs().max() <= 0.5 / 255 + 1e-6, "8-bit pictures"
     assert torch.equal(loaded.target, study.target)
 
 
 def test_nothing_but_whole_files_is_left_and_a_damaged_one_is_named(study, tmp_path):
     folder = study.save(tmp_path / "run")
     assert not [p for p in folder.rglob("*") if p.name.startswith(".")]
-    (folder / "study.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="damaged"):
-        metrics.Study.load(folder)
     with pytest.raises(FileNotFoundError, match="no study"):
         metrics.Study.load(tmp_path)
-    header = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps({**header, "format": 99}))
-    with pytest.raises(ValueError, match="newer"):
-        metrics.Study.load(folder)
+    text = (folder / "study.json").read_text()
+    for broken, said in (("{", "damaged"), (json.dumps({**json.loads(text), "format": 99}), "newer"), ("{}", "damaged")):
+        (folder / "study.json").write_text(broken)
+        with pytest.raises(ValueError, match=said):
+            metrics.Study.load(folder)
 
 
 def test_patterns_leave_out_what_does_not_run_or_fit():

@@ -1,0 +1,409 @@
+"""Run folders: whatever ends a process, what was finished stays, is never computed again, and is what it was."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attriscope import attribution, metrics
+from attriscope.attribution.conformance import Detector
+from attriscope.metrics import store as cells
+from torch import nn
+
+HERE = Path(__file__).parent
+METHODS = ["saliency", ("rise", {"masks": 20, "grid": 4}), ("occlusion", {"window": 4, "stride": 4})]
+
+
+def images(n=5, side=16):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def detector(**more):
+    torch.manual_seed(0)
+    return attribution.Model(Detector().eval(), mean=(0.2,) * 3, std=(0.5,) * 3, **more)
+
+
+def run(out, model=None, n=5, **more):
+    given = {"attributors": METHODS, "block": 2, "progress": False, "target": 1, **more}
+    return metrics.compare(model or detector(), images(n), out=out, **given)
+
+
+def same(a, b):
+    """Scores, costs and maps; 1e-6: other batches round float32 otherwise, and the curves average 28 probabilities."""
+    keys = ["image", "method", "metric"]
+    x, y = (s.scores.sort_values(keys).reset_index(drop=True) for s in (a, b))
+    pd.testing.assert_frame_equal(x[keys], y[keys])
+    np.testing.assert_allclose(x["score"], y["score"], atol=1e-6)
+    costs = ["image", "method", "forwards", "backwards"]
+    pd.testing.assert_frame_equal(a.costs[costs], b.costs[costs])
+    for method in a.methods:
+        torch.testing.assert_close(a.maps[method], b.maps[method], atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run(None)
+
+
+def shards(folder, kind=""):
+    return sorted((folder / "shards").glob(f"{kind}*.safetensors"))
+
+
+def test_a_study_in_a_folder_is_the_one_in_memory(whole, tmp_path):
+    model = detector()
+    study = run(tmp_path / "run", model)
+    same(study, whole)
+    same(metrics.Study.load(tmp_path / "run"), whole)
+    assert study.paid == whole.paid == model.forwards + model.backwards
+    assert study.alone == whole.alone
+    assert study.finished
+    assert {p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file()} == {
+        ".json", ".toml", ".csv", ".parquet", ".png", ".safetensors"
+    }, "data, never code"  # fmt: skip
+
+
+def test_the_same_call_again_computes_nothing(whole, tmp_path):
+    run(tmp_path)
+    for block in (2, 3, 5):  # whatever the blocks are
+        model = detector()
+        again = run(tmp_path, model, block=block)
+        assert (model.forwards, model.backwards) == (0, 0)
+        same(again, whole)
+    assert again.paid == whole.paid
+
+
+def test_more_methods_metrics_or_images_pay_for_themselves_alone(tmp_path):
+    run(tmp_path, n=3, attributors=METHODS[:1], metrics=["insertion"])
+    pixels = 28
+    for more, forwards, backwards in (
+        ({"n": 3, "attributors": METHODS[:2], "metrics": ["insertion"]}, 3 * (20 + 2 + pixels - 1), 0),
+        ({"n": 3, "attributors": METHODS[:2], "metrics": ["insertion", "deletion"]}, 3 * 2 * (pixels + 1) - 3 * 2, 0),
+        ({"n": 4, "attributors": METHODS[:2]}, (20 + 1) + 3 + 4 * (pixels - 1), 1),
+    ):
+        model = detector()
+        run(tmp_path, model, **more)
+        assert (model.forwards, model.backwards) == (forwards, backwards), more
+
+
+def test_other_weights_settings_or_targets_are_other_cells(tmp_path):
+    first = run(tmp_path, attributors=["saliency"])
+    other = detector()
+    with torch.no_grad():
+        other.network.see.weight.mul_(1.1)
+    for more in ({"model": other}, {"target": 0}, {"attributors": [("saliency", {"output": "probability"})]}):
+        model = more.get("model") or detector()
+        found = run(tmp_path, **{"attributors": ["saliency"], **more, "model": model})
+        assert model.backwards == 5
+        assert not torch.equal(found.maps["saliency"], first.maps["saliency"])
+
+
+class Flaky(attribution.Attributor):
+    """Fails on one image, as long as it is told to."""
+
+    error: type[BaseException] | None = None
+    where: float = 0.0
+
+    def compute(self, inputs, target):
+        if self.error is not None and bool((inputs[:, 0, 0, 0] == self.where).any()):
+            raise self.error("told to")
+        return attribution.attributor.Computed(inputs * self.model.scores(inputs, target)[:, None, None, None], {})
+
+    @classmethod
+    def _cost(cls, options, shape):
+        return 1, 0
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    x = images(6)
+
+    def go(model, error, out):
+        own = {"where": float(x[4, 0, 0, 0])}
+        flaky = Flaky(model, error=error, **own)
+        flaky.name = "flaky"
+        return metrics.compare(
+            model, x, 1, attributors=[METHODS[1], flaky], out=out, block=2, progress=False, metrics=["insertion"]
+        )
+
+    whole = detector()
+    go(whole, None, None)
+    first, second = detector(), detector()
+    with pytest.raises(KeyboardInterrupt):
+        go(first, KeyboardInterrupt, tmp_path)
+    assert 0 < first.forwards < whole.forwards
+    half = metrics.Study.load(tmp_path)
+    assert not half.finished
+    assert len(half) == 4
+    # the error is one of the method's options, so that its cells are others: those of rise are found again
+    study = go(second, None, tmp_path)
+    assert study.costs["method"].value_counts().to_dict() == {"rise": 6, "flaky": 6}
+    fresh = 2 * (2 * 27 + 2) + 4 * 28 + 6 - 2 * 0
+    assert second.forwards <= fresh, "of the first two blocks, flaky's cells alone; of the third, rise's maps are there"
+    assert len(shards(tmp_path, "map")) == 3 + 3 + 2
+
+
+def test_what_fails_is_named_and_the_rest_goes_on_and_it_is_tried_again(tmp_path):
+    x = images(4)
+
+    def go(model):
+        flaky = Flaky(model, error=ZeroDivisionError, where=float(x[1, 0, 0, 0]))
+        flaky.name = "flaky"
+        return metrics.compare(model, x, 1, attributors=["saliency", flaky], out=tmp_path, block=3, progress=False)
+
+    with pytest.warns(RuntimeWarning, match="flaky failed on 001: ZeroDivisionError: told to"):
+        study = go(detector())
+    assert study.failed == {("001", "flaky"): "ZeroDivisionError: told to"}
+    assert study.maps["flaky"].isnan().flatten(1).any(1).tolist() == [False, True, False, False]
+    assert study.summary().loc[("insertion", "flaky"), "images"] == 3
+    again = detector()
+    with pytest.warns(RuntimeWarning, match="flaky failed"):
+        go(again)
+    assert again.forwards == 0, "only what failed was tried again"
+    assert metrics.Study.load(tmp_path).failed == study.failed
+
+
+def damage(path, how, other):
+    data = bytearray(path.read_bytes())
+    if how == "a changed number":
+        data[-3] ^= 0x40
+        path.write_bytes(data)
+    elif how == "cut short":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "another's contents":
+        path.write_bytes(other.read_bytes())
+    else:
+        path.write_bytes(os.urandom(200))
+
+
+@pytest.mark.parametrize("kind", ["clean", "map", "score"])
+@pytest.mark.parametrize("how", ["a changed number", "cut short", "empty", "another's contents", "noise"])
+def test_a_damaged_shard_is_named_and_computed_again(whole, tmp_path, kind, how):
+    run(tmp_path)
+    one, other = shards(tmp_path, kind)[:2]
+    damage(one, how, other)
+    with pytest.warns(RuntimeWarning, match=one.stem.replace("+", ".")):
+        same(run(tmp_path), whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(run(tmp_path), whole)
+
+
+def test_loading_a_damaged_folder_says_so(tmp_path):
+    run(tmp_path)
+    damage(shards(tmp_path, "map")[0], "a changed number", None)
+    study = metrics.Study.load(tmp_path)  # tables need no map
+    with pytest.raises(ValueError, match="have changed"):
+        for method in study.methods:
+            _ = study.maps[method]
+    damage(shards(tmp_path, "score")[0], "a changed number", None)
+    with pytest.raises(ValueError, match="the same comparison mends it"):
+        metrics.Study.load(tmp_path)
+
+
+def test_files_of_others_are_named_and_left_alone(whole, tmp_path):
+    run(tmp_path)
+    strange = tmp_path / "shards" / "holiday.txt"
+    strange.write_text("not a shard")
+    with pytest.warns(RuntimeWarning, match=r"holiday\.txt is no shard"):
+        same(run(tmp_path), whole)
+    assert strange.read_text() == "not a shard"
+
+
+def test_a_full_disk_says_so_and_loses_nothing(whole, tmp_path, monkeypatch):
+    left, real = [4], cells.save_file
+
+    def full(*arguments, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(cells, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert len(shards(tmp_path)) == 4
+    assert not [p for p in tmp_path.rglob(".*") if p.is_file()], "no half-written file"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics.Study.load(tmp_path)
+        same(run(tmp_path), whole)
+
+
+KILLED = """
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from attriscope import metrics
+sys.path.insert(0, {here!r})
+import test_runs
+out, kills = sys.argv[1], int(sys.argv[2])
+random.seed(0)
+test_runs.run(None, n=1)  # everything is imported and warm before the first child
+start = time.perf_counter()
+test_runs.run(None)
+took, died = time.perf_counter() - start, 0
+for turn in range(40 * kills):
+    child = os.fork()
+    if not child:
+        test_runs.run(out)
+        os._exit(0)
+    time.sleep(random.uniform(0, 0.5 * took))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    died += os.WIFSIGNALED(status)
+    if died == kills or not os.WIFSIGNALED(status):
+        break
+print(died)
+"""
+
+
+def test_twenty_kills_at_random_moments_lose_nothing_that_was_finished(whole, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(here=str(HERE)))
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "run", "20"], capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a kill leaves no damaged shard
+        model = detector()
+        same(run(tmp_path / "run", model), whole)
+        again = detector()
+        same(run(tmp_path / "run", again), whole)
+    assert again.forwards == 0
+    assert int(done.stdout) == 20
+
+
+def test_two_processes_in_one_folder_do_not_harm_each_other(whole, tmp_path):
+    code = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(HERE)!r})
+        import test_runs
+        test_runs.run(sys.argv[1])
+        """
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stderr=subprocess.PIPE, text=True,
+                         env={**os.environ, "OMP_NUM_THREADS": "1"})
+        for _ in range(2)
+    ]  # fmt: skip
+    for one in both:
+        _, said = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = detector()
+        same(run(tmp_path / "run", model), whole)
+    assert model.forwards == 0
+
+
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("backend", ["loky", "threading", "dask"])
+def test_other_processes_give_the_same_numbers(whole, tmp_path, backend, memory):
+    out = None if memory else tmp_path / "run"
+    if backend == "dask":
+        distributed = pytest.importorskip("distributed")
+        with (
+            distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+            distributed.Client(cluster),
+            joblib.parallel_config("dask"),
+        ):
+            same(run(out, jobs=2), whole)
+        return
+    with joblib.parallel_config(backend):
+        same(run(out, jobs=2), whole)
+        if not memory:
+            model = detector()
+            same(run(out, model, jobs=2), whole)
+            assert model.forwards == 0
+
+
+def test_a_network_that_cannot_be_sent_says_so():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = threading.Lock()
+            self.line = nn.Linear(768, 2)
+
+        def forward(self, x):
+            return self.line(x.flatten(1))
+
+    with pytest.raises(ValueError, match="cannot be sent to another process"):
+        metrics.compare(Odd(), images(3), 1, attributors=["saliency"], jobs=2, progress=False)
+
+
+def test_equal_maps_are_scored_once():
+    model = detector()
+    maps = images(4)[:, :1]
+    mixed = torch.cat([maps[:2], maps[2:] + 1])  # two of four are the first's
+    given = {k: attribution.from_maps(m, model, name=k) for k, m in (("a", maps), ("b", maps.clone()), ("c", mixed))}
+    study = metrics.compare(model, images(4), 1, attributors=given, metrics=["insertion"], progress=False)
+    # c's own rows ask for their two ends once more: they are another set of images
+    assert model.forwards == 4 * (2 + 27) + 2 * (2 + 27)
+    table = study.scores.pivot_table(index="image", columns="method", values="score")
+    assert table["a"].tolist() == table["b"].tolist()
+    assert len(table) == 4
+
+
+def test_maps_that_belong_to_places_stay_there_also_where_images_are_equal(tmp_path):
+    x = images(1).expand(4, -1, -1, -1).clone()
+    maps = torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(3))
+    for block in (3, 2):
+        model = detector()
+        mine = attribution.from_maps(maps, model, name="mine")
+        study = metrics.compare(model, x, 1, attributors=[mine], out=tmp_path, block=block, progress=False)
+        assert torch.equal(study.maps["mine"][:, 0], maps)
+
+
+def test_callable_targets_are_found_again(tmp_path):
+    wanted = attribution.targets.contrast(1, 0)
+    runs = []
+    for _ in range(2):
+        runs.append(detector())
+        study = run(tmp_path, runs[-1], target=wanted, attributors=["saliency"])
+    assert runs[0].backwards == 5
+    assert runs[1].forwards + runs[1].backwards == 0
+    assert study.target is None
+
+
+def test_several_baselines_share_the_clean_image_and_are_told_apart():
+    model = detector()
+    study = run(None, model, attributors=["saliency"], metrics=["insertion"], baselines=["black", "mean", "blur"])
+    assert list(study.metrics) == ["insertion (black)", "insertion (mean)", "insertion (blur)"]
+    assert [study.metrics[m]["protocol"]["baseline"] for m in study.metrics] == ["black", "mean", "blur"]
+    assert model.forwards == 5 * (1 + 1 + 3 + 3 * 27), "saliency's own, the clean image, three baselines, three curves"
+    with pytest.raises(ValueError, match="baselines"):
+        run(None, baselines="black")
+
+
+def test_the_table_is_tidy_and_parquet_says_the_same_as_csv(tmp_path):
+    pytest.importorskip("pyarrow")
+    study = run(tmp_path)
+    csv, parquet = pd.read_csv(tmp_path / "scores.csv", dtype={"name": str}), pd.read_parquet(tmp_path / "scores.parquet")
+    pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)
+    assert len(csv) == 5 * 3 * 2
+    assert {"image", "method", "metric", "score", "name"} <= set(csv.columns)
+    np.testing.assert_allclose(csv["score"], study.scores["score"])
+
+
+def test_a_folder_holds_the_toml_that_makes_it_again(tmp_path):
+    run(tmp_path, origin={"model": "demo"})
+    text = (tmp_path / "study.toml").read_text()
+    assert metrics.Study.load(tmp_path).configuration == text
+    told = metrics.configuration.read(tmp_path / "study.toml")
+    assert told.study["model"] == "demo"
+    assert json.loads((tmp_path / "study.json").read_text())["versions"]["torch"] == torch.__version__
