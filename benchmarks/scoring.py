@@ -6,7 +6,6 @@ two cores; what they evaluate is counted at the network.
 """
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from attriscope import attribution, metrics
 from attriscope.metrics.metric import MapMetric, MethodMetric
 from torch import Tensor
 
-from . import peers
+from . import peers, white_box
 from .row import Row
 
 IMAGES = 4
@@ -31,13 +30,9 @@ def rows(model: attribution.Model, images: Tensor, *, others: bool) -> list[Row]
     """Every metric that asks the network something."""
     x = images[torch.arange(IMAGES) % len(images)]
     maps = torch.rand(IMAGES, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
-    found = []
-    for name in metrics.available():
-        facts = metrics.describe(name)
-        if facts["cost"] or facts["explanations"]:
-            found.append(ours(name, FEW.get(name, {}), model, x, maps))
-    for name in ("insertion", "deletion"):
-        found.append(ours(name, {"preset": "rise"}, model, x[:1], maps[:1]))
+    asking = [n for n in metrics.available() if metrics.describe(n)["cost"] or metrics.describe(n)["explanations"]]
+    found = [ours(name, FEW.get(name, {}), model, x, maps) for name in asking]
+    found += [ours(name, {"preset": "rise"}, model, x[:1], maps[:1]) for name in ("insertion", "deletion")]
     if others:
         for library, make in PEERS.items():
             try:
@@ -76,7 +71,8 @@ def ours(name: str, options: dict[str, Any], model: attribution.Model, x: Tensor
 def quantus(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
     """Quantus on arrays, with the network as the user has it; it asks numpy for a function that numpy 2 calls otherwise."""
     if not hasattr(np, "trapz"):
-        np.trapz = np.trapezoid  # type: ignore[attr-defined]
+        setattr(np, "trapz", np.trapezoid)  # noqa: B010  the name is gone from numpy's stubs too
+    white_box.import_torchvision()
     import quantus as library
 
     ready, flat = _ready(model, x), maps.expand(-1, 3, -1, -1).numpy()
@@ -85,15 +81,20 @@ def quantus(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
         "device": "cpu",
     }  # fmt: skip
     quiet: dict[str, Any] = {"disable_warnings": True, "display_progressbar": False}
-    pixels = int(np.prod(x.shape[1:]))
+    step = {"features_in_step": int(np.prod(x.shape[2:])) // 28}
     cases: list[tuple[str, str, Callable[[], Any]]] = [
-        ("deletion", "PixelFlipping, 28 steps", lambda: library.PixelFlipping(features_in_step=pixels // 28, **quiet)),
-        ("faithfulness_correlation", "FaithfulnessCorrelation", lambda: library.FaithfulnessCorrelation(nr_runs=100, **quiet)),
-        ("sensitivity_n", "SensitivityN, 28 steps", lambda: library.SensitivityN(features_in_step=pixels // 28, n_max_percentage=1.0, **quiet)),
-    ]  # fmt: skip
+        ("deletion", "PixelFlipping, 28 steps", lambda: library.PixelFlipping(**step, **quiet)),
+        (
+            "faithfulness_correlation",
+            "FaithfulnessCorrelation",
+            lambda: library.FaithfulnessCorrelation(nr_runs=100, **quiet),
+        ),
+        ("sensitivity_n", "SensitivityN", lambda: library.SensitivityN(**step, n_max_percentage=1.0, **quiet)),
+    ]
     for method, name, make in cases:
         for batch in (64, 4):
-            yield Row(f"{name} (batch of {batch})", "metrics", functools.partial(_run, make, given, batch), peer="quantus", method=method)
+            run = functools.partial(_run, make, given, batch)
+            yield Row(f"{name} (batch of {batch})", "metrics", run, peer="quantus", method=method)
 
 
 def _run(make: Callable[[], Any], given: dict[str, Any], batch: int) -> Any:
@@ -104,14 +105,15 @@ def _run(make: Callable[[], Any], given: dict[str, Any], batch: int) -> Any:
 
 def captum(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
     """Captum's infidelity and sensitivity."""
-    from captum import attr, metrics as library
+    from captum import attr
+    from captum import metrics as library
 
     network = model.network
     assert isinstance(network, torch.nn.Module)
     ready = _ready(model, x)
     flat = maps.expand(-1, 3, -1, -1)
 
-    @library.infidelity_perturb_func_decorator(multipy_by_inputs=False)  # type: ignore[untyped-decorator]
+    @library.infidelity_perturb_func_decorator(multiply_by_inputs=False)  # type: ignore[untyped-decorator]
     def noise(inputs: Tensor) -> tuple[Tensor, Tensor]:
         drawn = 0.1 * torch.randn_like(inputs)
         return drawn, inputs - drawn
@@ -122,7 +124,9 @@ def captum(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
         yield Row(
             f"infidelity ({'all at once' if batch is None else f'batch of {batch}'})",
             "metrics",
-            functools.partial(library.infidelity, network, noise, ready, flat, target=0, n_perturb_samples=samples, **more),
+            functools.partial(
+                library.infidelity, network, noise, ready, flat, target=0, n_perturb_samples=samples, **more
+            ),
             peer="captum",
             method="infidelity",
         )
@@ -142,6 +146,7 @@ def captum(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
 
 def grad_cam(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
     """ROAD of pytorch-grad-cam, which solves one image at a time on the CPU."""
+    white_box.import_torchvision()
     from pytorch_grad_cam.metrics.road import ROADMostRelevantFirstAverage
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 

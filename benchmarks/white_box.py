@@ -75,15 +75,20 @@ def captum(case: Case) -> Iterator[Row]:
     yield row("GradientShap (50 samples)", "path", shap, backwards=50, method="gradient_shap")
 
 
-def grad_cam(case: Case) -> Iterator[Row]:
-    """The package grad-cam."""
+def import_torchvision() -> None:
+    """Import torchvision; beside a CPU build of torch it wants two schemas first, as in tests/conftest.py."""
     try:
         importlib.import_module("torchvision")
-    except RuntimeError:  # beside a CPU build of torch it wants two schemas, as in tests/conftest.py
+    except RuntimeError:
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         SCHEMAS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         SCHEMAS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def grad_cam(case: Case) -> Iterator[Row]:
+    """The package grad-cam."""
+    import_torchvision()
     cams = importlib.import_module("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
