@@ -8,8 +8,9 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 demo: install
 	$(BIN)/attriscope demo --out demo
 
+# One process for each core (at most four), each with one thread: tiny networks gain nothing from more.
 test: install
-	$(BIN)/python -m pytest attriscope tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 attriscope tests
 
 check: install
 	$(BIN)/ruff check .

@@ -29,15 +29,20 @@ def method_table() -> str:
 def metric_table() -> str:
     """One row per metric."""
     lines = [
-        "| name | family | better | range | forwards per map | what it gives | paper |",
-        "|---|---|---|---|---|---|---|",
+        "| name | family | better | range | chance | cost per map | what it gives | paper |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name in metrics.available():
+    for name in sorted(metrics.available(), key=lambda n: (metrics.describe(n)["family"], n)):
         facts = metrics.describe(name)
         better = "higher" if facts["higher_is_better"] else "lower"
-        low, high = facts["range"]
+        low, high = ("any" if abs(v) == float("inf") else f"{v:g}" for v in facts["range"])
+        also = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
+        again = f"{facts['explanations']} explanations" if facts["explanations"] else ""
+        price = " + ".join(t for t in (f"{facts['cost']} f" if facts["cost"] else "", again) if t) or "nothing"
+        price += "; masks or boxes" if "annotations" in facts["needs"] else ""
+        chance = "" if facts["chance"] is None else f"{facts['chance']:g}"
         lines.append(
-            f"| `{name}` | {facts['family']} | {better} | {low:g} to {high:g} | {facts['cost']} | {facts['summary']} "
+            f"| `{name}`{also} | {facts['family']} | {better} | {low} to {high} | {chance} | {price} | {facts['summary']} "
             f"| {facts['paper']} |"
         )
     return "\n".join(lines)
