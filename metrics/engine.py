@@ -262,7 +262,7 @@ class _BlockRun:
             self.mask = as_mask(part.annotations, self.images)
         self.failed: list[tuple[str, str, str]] = []
         self.streams: dict[tuple[int, ...], Evaluations] = {}
-        self.waiting: dict[str, list[tuple[list[str], Callable[[], Scored]]]] = {}
+        self.waiting: dict[str, list[tuple[str, list[int], list[str], Callable[[], Scored]]]] = {}
         self.asked: set[str] = set()
         self.pending = self.alone = 0
 
@@ -341,6 +341,7 @@ class _BlockRun:
         """Ask for what every metric wants to know of a method's maps, and is not known yet."""
         there = [i for i, c in enumerate(cells) if c in self.store]
         digests = {i: self.store.fact(cells[i], "digests") for i in there}
+        taken: dict[tuple[int, ...], Tensor] = {}  # the same tensor for all metrics: what they make of it is shared
         for name, metric in self.work.judges.items():
             asked = {i: self.plan.score(name, label, self.pictures[i], self.aims[i], digests[i]) for i in there}
             rows = [i for i, c in asked.items() if c not in self.asked and not self.store.has(c)]
@@ -348,18 +349,25 @@ class _BlockRun:
                 continue
             keys = [asked[i] for i in rows]
             self.asked.update(keys)
-            maps = torch.stack([fresh[i] if i in fresh else self.store.row(cells[i], "map") for i in rows])
+            which = tuple(rows)
+            if which not in taken:
+                own = [fresh[i] if i in fresh else self.store.row(cells[i], "map") for i in rows]
+                taken[which] = torch.stack(own).to(self.images.device)
+            maps = taken[which]
             try:
                 if isinstance(metric, MethodMetric):
                     scored, paid, alone = self.measure(metric, attributor, rows, maps)
                     self.keep([(keys, scored)], paid=paid, alone=alone)
-                else:
-                    assert isinstance(metric, MapMetric)
-                    self.ask(name, metric, rows, keys, maps)
+                    continue
+                assert isinstance(metric, MapMetric)
+                if not metric.keeps_channels:
+                    maps = taken.setdefault((-1, *which), check_maps(maps, self.images[rows]))
+                finish = self.ask(metric, rows, maps)
+                self.waiting.setdefault(name, []).append((label, rows, keys, finish))
             except Exception as error:  # noqa: BLE001  one metric's trouble must not end the night
                 self.fail(rows, f"{label}, {name}", error)
 
-    def ask(self, name: str, metric: MapMetric, rows: list[int], keys: list[str], maps: Tensor) -> None:
+    def ask(self, metric: MapMetric, rows: list[int], maps: Tensor) -> Callable[[], Scored]:
         """Put a metric's questions on the stream of these rows."""
         which = tuple(rows)
         images = self.images[rows] if len(rows) < self.count else self.images
@@ -367,11 +375,11 @@ class _BlockRun:
             target = self.target.take(torch.tensor(rows)) if len(rows) < self.count else self.target
             mask = None if self.mask is None else self.mask[rows]
             self.streams[which] = Evaluations(self.model, target, mask=mask)
-        ready = check_maps(maps, images, channels=metric.keeps_channels)
-        self.waiting.setdefault(name, []).append((keys, metric.prepare(self.streams[which], images, ready)))
+        finish = metric.prepare(self.streams[which], images, maps)
         price = metric.cost(tuple(images.shape[1:])) * len(rows)
         self.pending += price
         self.alone += price
+        return finish
 
     def measure(
         self, metric: MethodMetric, attributor: Attributor, rows: list[int], maps: Tensor
@@ -393,8 +401,14 @@ class _BlockRun:
                 stream.run()
         paid, alone = int(ledger.forwards.sum() + ledger.backwards.sum()), self.alone
         self.pending = self.alone = 0
-        for finishes in waiting.values():
-            self.keep([(keys, finish()) for keys, finish in finishes], paid=paid, alone=alone)
+        for name, each in waiting.items():
+            found = []
+            for label, rows, keys, finish in each:
+                try:
+                    found.append((keys, finish()))
+                except Exception as error:  # noqa: BLE001  as above
+                    self.fail(rows, f"{label}, {name}", error)
+            self.keep(found, paid=paid, alone=alone)
             paid = alone = 0
 
     def keep(self, found: list[tuple[list[str], Scored]], *, paid: int, alone: int) -> None:
