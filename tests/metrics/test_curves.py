@@ -176,7 +176,7 @@ def test_presets_name_their_protocol():
     assert metrics.create("deletion").protocol["baseline"] == "mean"
     assert metrics.create("deletion", preset="xplique").protocol["output"] == "logit"
     assert metrics.create("insertion", preset="smdl-50", steps=7).protocol == {
-        "steps": 7, "output": "probability", "baseline": "black", "ties": "random", "seed": 0,
+        "steps": 7, "output": "probability", "baseline": "black", "ties": "random", "seed": 0, "normalize": False,
     }  # fmt: skip
 
 
