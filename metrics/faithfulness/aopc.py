@@ -51,7 +51,7 @@ class AreaOverCurve(Curve):
 
     @property
     def keeps_most(self) -> bool:
-        """Whether the most important pixels are there for longest."""
+        """Whether the most important pixels come first or go last."""
         return self.order == "least"
 
     @property

@@ -5,7 +5,7 @@ insertion and deletion are one thing: `Exchange` asks for the images of an order
 itself, the baseline and the numbers kept. Whatever method or metric asks for the same is told the same, for nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,14 +79,19 @@ def ranks(maps: Tensor, *, ties: Ties = "random", seed: int = 0) -> Tensor:
 
 
 def cut_points(pixels: int, steps: int) -> Tensor:
-    """How many pixels are the image's at each of `steps` + 1 points, from none to all, `LongTensor`.
+    """How many pixels have been exchanged at each of `steps` + 1 points, from none to all, `LongTensor`.
+
+    The steps are even to a pixel, and the same from either end, so that what is left at one point is what was exchanged at
+    another; but for the middle of an even number of steps through an odd number of pixels.
 
     Example:
         >>> cut_points(10, 4).tolist()
-        [0, 3, 5, 8, 10]
+        [0, 2, 5, 8, 10]
     """
     steps = min(steps, pixels)
-    return (torch.arange(steps + 1) * pixels * 2 + steps) // (2 * steps)
+    at = torch.arange(steps + 1)
+    down = (2 * at * pixels + steps - 1) // (2 * steps)  # rounded, halves down
+    return torch.where(2 * at < steps, down, pixels - down.flip(0))
 
 
 def tied_share(maps: Tensor) -> Tensor:
@@ -120,6 +125,13 @@ def normalized(rising: Tensor) -> Tensor:
     """
     start, whole = rising[:, :1], rising[:, -1:] - rising[:, :1]
     return (rising - start) / torch.where(whole.abs() < SMALL, torch.nan, whole)
+
+
+def identity(baseline: Any) -> Hashable:
+    """What tells one baseline from another: its name or values, and of callables, which may draw, the object."""
+    if callable(baseline) and isinstance(baseline, Hashable):
+        return baseline
+    return str(canonical(baseline))
 
 
 class Order:
@@ -205,11 +217,11 @@ class Exchange(MapMetric):
             images: `(N, C, H, W)`.
             maps: `(N, H, W)`.
             spec: The baseline.
-            most: Whether the most important pixels are put in first, or the least important ones. Read backwards, these
-                are the curves of deletion.
+            most: Whether the most important pixels are put in first, or taken out first: read backwards, that is the
+                curve of deletion.
         """
         seed = self.seed if isinstance(spec, str) and spec == "noise" else 0
-        key = ("baseline", str(canonical(spec)), seed)
+        key = ("baseline", identity(spec), seed)
 
         def make() -> Alike:
             if isinstance(spec, str) and spec == "rise-blur":
@@ -218,7 +230,9 @@ class Exchange(MapMetric):
 
         baseline = todo.once(key, make)
         order, output = self.ordered(todo, maps), self.protocol["output"]
-        place, cuts = order.most if most else order.least, self.points(maps[0].numel())
+        place, cuts = order.most, self.points(maps[0].numel())
+        if not most:
+            place, cuts = order.least, maps[0].numel() - cuts.flip(0)
         start = todo.ask(Clean(images, baseline.tensor), output=output, key=key)
         between = todo.ask(
             Ranks(images, baseline.tensor, place.tensor, cuts[1:-1], True),
@@ -256,7 +270,7 @@ class Curve(Exchange):
 
     @property
     def keeps_most(self) -> bool:
-        """Whether the most important pixels are there for longest."""
+        """Whether the most important pixels come first or go last."""
         return bool(self.inserts)
 
     def read(self, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -271,7 +285,7 @@ class Curve(Exchange):
         def finish() -> Scored:
             raw = rising()
             values = normalized(raw) if self.normalize else raw
-            fractions = shares if self.inserts else 1 - shares.flip(0)
+            fractions = shares if self.inserts == self.keeps_most else 1 - shares.flip(0)
             values = values if self.inserts else values.flip(1)
             scores, details = self.read(values)
             details = {"clean": raw[:, -1], "removed": raw[:, 0], **details}
@@ -294,8 +308,8 @@ class Difference(Exchange):
 
     def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
         """The image, the baselines and the points between them on both curves."""
-        into, to = (str(canonical(spec)) for spec in self.pair)
-        return 1 + len({into, to}) + 2 * (len(self.points(shape[-2] * shape[-1])) - 2)
+        into, to = self.pair
+        return 1 + len({identity(into), identity(to)}) + 2 * (len(self.points(shape[-2] * shape[-1])) - 2)
 
     def prepare(self, todo: Evaluations, images: Tensor, maps: Tensor) -> Callable[[], Scored]:
         """Ask for both curves, which are those of insertion and of deletion."""
