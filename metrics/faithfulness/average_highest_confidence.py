@@ -1,11 +1,13 @@
 """Average highest confidence: how sure a network gets of a class from part of an image."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from attriscope.attribution.masking import Evaluations
 from torch import Tensor
 
-from ..metric import register
+from ..metric import Scored, register
 from .curve import Curve
 
 
@@ -74,6 +76,15 @@ class AverageHighestConfidence(Curve):
                 "most one per pixel) or larger budgets"
             )
         return numbers
+
+    def prepare(self, todo: Evaluations, images: Tensor, maps: Tensor) -> Callable[[], Scored]:
+        """Ask for the curve of insertion, if the images have pixels enough.
+
+        Raises:
+            ValueError: They have not.
+        """
+        self._within(len(self.points(maps[0].numel())) - 1)
+        return super().prepare(todo, images, maps)
 
     def read(self, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of the highest points within each budget."""
