@@ -3,9 +3,14 @@
 from .conformance import check, checks
 from .engine import compare
 from .faithfulness.deletion import Deletion
+from .faithfulness.faithfulness_correlation import FaithfulnessCorrelation
+from .faithfulness.idsds import IDSDS
+from .faithfulness.infidelity import Infidelity
 from .faithfulness.insertion import Insertion
+from .faithfulness.mu_fidelity import MuFidelity
+from .faithfulness.sensitivity_n import SensitivityN
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
-from .study import Study
+from .study import Study, compare
 
 __all__ = [
     "MapMetric",
@@ -21,5 +26,10 @@ __all__ = [
     "describe",
     "register",
     "Deletion",
+    "FaithfulnessCorrelation",
+    "IDSDS",
+    "Infidelity",
     "Insertion",
+    "MuFidelity",
+    "SensitivityN",
 ]
