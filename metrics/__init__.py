@@ -1,8 +1,14 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from .complexity.complexity import Complexity
+from .complexity.effective_complexity import EffectiveComplexity
+from .complexity.sparseness import Sparseness
 from .conformance import check, checks
 from .faithfulness.deletion import Deletion
 from .faithfulness.insertion import Insertion
+from .localization.energy_pointing_game import EnergyPointingGame
+from .localization.pointing_game import PointingGame
+from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .study import Study, compare
 
@@ -19,6 +25,12 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "Complexity",
     "Deletion",
+    "EffectiveComplexity",
+    "EnergyPointingGame",
     "Insertion",
+    "PointingGame",
+    "RelevanceRankAccuracy",
+    "Sparseness",
 ]
