@@ -6,6 +6,7 @@ from .complexity.sparseness import Sparseness
 from .conformance import check, checks
 from .faithfulness.deletion import Deletion
 from .faithfulness.insertion import Insertion
+from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
@@ -32,5 +33,8 @@ __all__ = [
     "Insertion",
     "PointingGame",
     "RelevanceRankAccuracy",
+    "Road",
+    "RoadDifference",
+    "RoadLeast",
     "Sparseness",
 ]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from attriscope.attribution.masking import Evaluations
 from torch import Tensor
 
@@ -21,6 +20,7 @@ def first_inside(maps: Tensor, mask: Tensor) -> Tensor:
         mask: `(N, H, W)` bool; an empty one is NaN.
 
     Example:
+        >>> import torch
         >>> mask = torch.tensor([[[True, True, False, False]]])
         >>> first_inside(torch.tensor([[[9.0, 1.0, 1.0, 0.0]]]), mask).tolist()
         [0.75]
@@ -31,8 +31,7 @@ def first_inside(maps: Tensor, mask: Tensor) -> Tensor:
     above, tied = flat > last, flat == last
     counts = [c.sum(1).cpu().double() for c in (above, tied, above & inside, tied & inside)]
     places = size[:, 0].cpu().double()
-    found = (counts[2] + counts[3] * (places - counts[0]) / counts[1]) / places
-    return torch.where(places > 0, found, torch.nan)
+    return (counts[2] + counts[3] * (places - counts[0]) / counts[1]) / places  # 0 of 0 places: NaN
 
 
 @register(

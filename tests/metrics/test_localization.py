@@ -125,6 +125,12 @@ def test_ties_at_the_last_place_share_it():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_an_object_that_fills_the_image_is_found_by_all(name):
+    maps = masks(seed=8)[:, None] + 0.5
+    assert score(name, maps, {"mask": torch.ones(3, HEIGHT, WIDTH)}).scores.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_empty_mask_is_undefined_and_counted(name):
     mask = masks()
     mask[1] = False
