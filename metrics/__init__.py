@@ -2,7 +2,12 @@
 
 from .conformance import check, checks
 from .faithfulness.deletion import Deletion
+from .faithfulness.faithfulness_correlation import FaithfulnessCorrelation
+from .faithfulness.idsds import IDSDS
+from .faithfulness.infidelity import Infidelity
 from .faithfulness.insertion import Insertion
+from .faithfulness.mu_fidelity import MuFidelity
+from .faithfulness.sensitivity_n import SensitivityN
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .study import Study, compare
 
@@ -20,5 +25,10 @@ __all__ = [
     "describe",
     "register",
     "Deletion",
+    "FaithfulnessCorrelation",
+    "IDSDS",
+    "Infidelity",
     "Insertion",
+    "MuFidelity",
+    "SensitivityN",
 ]
