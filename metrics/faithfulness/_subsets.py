@@ -145,7 +145,7 @@ def losses(
         scores = torch.cat([whole(), cut()], 1).cpu().double()
         rounding = 4 * step * scores.abs().amax(1)
         lost = scores[:, :1] - scores[:, 1:]
-        return torch.where(lost.abs() <= rounding[:, None], 0.0, lost), rounding
+        return torch.where((lost.abs() <= rounding[:, None]) & lost.isfinite(), 0.0, lost), rounding
 
     return found
 

@@ -167,12 +167,20 @@ class Infidelity(MapMetric):
     seed: Seed = 0
 
     def validate(self) -> None:
-        """Noise changes all pixels: what a map that tells of removed pixels says of that is not known."""
+        """Noise changes all pixels: what a map that tells of removed pixels says of that is not known.
+
+        Raises:
+            ValueError: Options that do not go together.
+        """
         if self.perturbation != "square" and not self.local:
             raise ValueError(
                 f"infidelity: perturbation={self.perturbation!r} is for maps that are like a gradient: pass local=True if "
                 "yours are, or perturbation='square'"
             )
+        if self.perturbation == "noise" and not self.noise:
+            raise ValueError("infidelity: perturbation='noise' with noise=0 changes nothing: pass more")
+        if self.flip and not self.normalize:
+            raise ValueError("infidelity: flip=True is about the scale of normalize=True: pass that too")
 
     def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
         """The image itself, and every change; paid once for any number of methods."""
