@@ -135,7 +135,6 @@ def losses(
 
     Returns:
         What gives the losses, `(N, count)` float64 on the CPU, and for each image what rounding may amount to, `(N,)`.
-        A loss no larger than that is 0: ranks must not be those of rounding errors.
     """
     whole = todo.ask(Clean(images), output=output, key="clean")
     cut = todo.ask(source, output=output, key=key)
@@ -143,9 +142,7 @@ def losses(
     def found() -> tuple[Tensor, Tensor]:
         step = torch.finfo(whole().dtype).eps
         scores = torch.cat([whole(), cut()], 1).cpu().double()
-        rounding = 4 * step * scores.abs().amax(1)
-        lost = scores[:, :1] - scores[:, 1:]
-        return torch.where((lost.abs() <= rounding[:, None]) & lost.isfinite(), 0.0, lost), rounding
+        return scores[:, :1] - scores[:, 1:], 4 * step * scores.abs().amax(1)
 
     return found
 
@@ -196,7 +193,8 @@ def ranks(values: Tensor, rounding: Tensor) -> Tensor:
 
     Args:
         values: `(N, S)`.
-        rounding: `(N,)`: values that follow each other closer than this are equal.
+        rounding: `(N,)`: values that follow each other closer than this are equal. Otherwise ranks of what cells without
+            any effect lose would be those of rounding errors, and change with the batch.
 
     Example:
         >>> ranks(torch.tensor([[3.0, 1.0, 3.0, 2.0]]), torch.zeros(1)).tolist()

@@ -212,11 +212,11 @@ class Infidelity(MapMetric):
             said = (whole - torch.cat(parts, 1)).cpu().double()
 
         def finish() -> Scored:
-            losses_now = lost()[0]
+            losses_now, rounding = lost()
             scores, beta = infidelity(said, losses_now, normalize=self.normalize, flip=self.flip)
-            zeros = losses_now.square().mean(1)
-            if self.normalize:
-                scores = torch.where(zeros > 0, scores, torch.nan)
-            return Scored(scores, details={"beta": beta, "relative": scores / zeros})
+            changes = losses_now.abs().amax(1) > rounding
+            relative = torch.where(changes, scores / losses_now.square().mean(1), torch.nan)
+            scores = torch.where(changes, scores, torch.nan) if self.normalize else scores
+            return Scored(scores, details={"beta": beta, "relative": relative})
 
         return finish

@@ -24,7 +24,7 @@ class Function(nn.Module):
 
 
 def model_of(function, **more):
-    return attribution.Model(Function(function), **{"bounds": (0.0, 1.0), "activation": "none", **more})
+    return attribution.Model(Function(function), **{"bounds": (0.0, 1.0), "activation": "none", "fast": False, **more})
 
 
 def rand(*shape, seed=0):
@@ -91,9 +91,14 @@ def test_of_a_score_that_never_changes_what_the_map_says_is_wrong():
     metric = make()
     draws = Squares(88, 60, 11, 8, int(0.36 * 8), 0)(slice(0, 60)).double()
     expected = (maps.sum(1).flatten(1) @ draws.T).square().mean(1)
-    torch.testing.assert_close(metric.score(model_of(linear), x, maps, target=1), expected)
+    found = metric.score(model_of(linear), x, maps, target=1, curves=True)
+    torch.testing.assert_close(found.scores, expected)
+    assert found.details["relative"].isnan().all()
     with pytest.warns(RuntimeWarning, match=r"2 of 2 .* loses nothing"):
         assert make(normalize=True).score(model_of(linear), x, maps, target=1).isnan().all()
+    wobble = model_of(lambda z: 1 + 2e-16 * z.mean((1, 2, 3)).mul(1e6).sin().sign())  # a last bit that says nothing
+    with pytest.warns(RuntimeWarning, match="2 of 2"):
+        assert make(normalize=True).score(wobble, x, maps, target=0).isnan().all()
 
 
 def test_a_map_of_zeros_explains_nothing():
@@ -224,7 +229,7 @@ def test_the_largest_square_is_a_share_of_the_shorter_side():
 
     for largest, side in ((0.36, 3), (0.01, 1), (1.0, 10)):
         seen.clear()
-        make(baseline=9.0, largest=largest, samples=200).score(model_of(watch, fast=False), x, x[:, 0], target=0)
+        make(baseline=9.0, largest=largest, samples=200).score(model_of(watch), x, x[:, 0], target=0)
         assert max(int(h.max()) for h, _ in seen) == side
         assert max(int(w.max()) for _, w in seen) == side
 

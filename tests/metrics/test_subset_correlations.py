@@ -41,7 +41,7 @@ class Function(nn.Module):
 
 
 def model_of(function, **more):
-    return attribution.Model(Function(function), **{"bounds": (0.0, 1.0), "activation": "none", **more})
+    return attribution.Model(Function(function), **{"bounds": (0.0, 1.0), "activation": "none", "fast": False, **more})
 
 
 def rand(*shape, seed=0):
@@ -147,11 +147,11 @@ def test_rounding_is_no_loss():
     maps = torch.zeros(1, 8, 8)
     maps[:, :2, :2] = 1
     maps[:, 5:, 5:] = 0.25
-    model = model_of(jittery, batch_size=4, fast=False)
+    model = model_of(jittery, batch_size=4)
     score = metrics.create("idsds", baseline="black").score(model, x, maps, target=0)
     cells = [1.0] + [0.0] * 9 + [1 / 16, 1 / 8] + [0.0] * 2 + [1 / 8, 1 / 4]
     assert score.item() == pytest.approx(stats.spearmanr(cells, [1.0] + [0.0] * 15).statistic, abs=1e-9)
-    elsewhere = model_of(lambda x: jittery(0 * x), batch_size=4, fast=False)
+    elsewhere = model_of(lambda x: jittery(0 * x), batch_size=4)
     with pytest.warns(RuntimeWarning, match="1 of 1"):
         assert metrics.create("mu_fidelity").score(elsewhere, x, maps, target=0).isnan().all()
 
