@@ -16,7 +16,7 @@ from . import _style
 from ._style import BODY, FONT, GREY, MARGIN, SMALL, Box, Sheet
 
 WIDTH, HEIGHT, AXIS, BELOW = 7.4, 4.0, 0.72, 0.5  # inches: the plot, room for numbers beside and below it
-FULL = 0.35  # the share of the plot that names may cover: it grows with them
+FULL = 0.28  # the share of the plot that names may cover: it grows with them
 FREE = 0.75  # inches: the strip of methods that cost nothing, left of the break
 LABEL = 1.7  # inches: the widest line of a label
 DOT, DODGE = 0.055, 0.1  # inches: half a point, between points of one cost
@@ -179,7 +179,7 @@ class _Plot:
             left, bottom, right, top = label.box
             colour = self.colour(str(self.table.index[k]))
             if label.far:
-                to = min(max(self.xs[k], left), right), min(max(self.up(self.table["mean"].iloc[k]), bottom), top)
+                to = _edge((float(self.xs[k]), float(self.up(self.table["mean"].iloc[k]))), label.box)
                 axes.plot(
                     [self.xs[k], to[0]], [self.table["mean"].iloc[k], self.down(to[1])],
                     color=colour, linewidth=0.8, zorder=3, label="leader",
@@ -234,15 +234,16 @@ class _Plot:
         if self.controls:
             bars += [(0.0, self.up(self.floor()) - 0.02, WIDTH, self.up(self.floor()) + 0.02)] * 2
         bars += [(self.strip - 0.01, 0.0, self.strip + 0.01, self.height)]
+        self.bars, self.points = np.array(bars), np.stack([self.xs, ys], 1)
         texts = [_label(m) for m in self.table.index]
         crowd = (np.hypot(self.xs[:, None] - self.xs, ys[:, None] - ys) < 1).sum(1)  # the loneliest are placed first
         placed: dict[int, _Placed] = {}
         for k in sorted(range(len(texts)), key=lambda k: (crowd[k], k)):
             taken = np.array([*points, *(p.box for p in placed.values())])
-            placed[k] = self._place(texts[k], (float(self.xs[k]), float(ys[k])), taken, np.array(bars).reshape(-1, 4))
+            placed[k] = self._place(texts[k], (float(self.xs[k]), float(ys[k])), taken)
         return [placed[k] for k in range(len(texts))]
 
-    def _place(self, text: str, point: tuple[float, float], taken: Any, bars: Any) -> _Placed:
+    def _place(self, text: str, point: tuple[float, float], taken: Any) -> _Placed:
         """The nearest free place; a bar in the way costs as much as some distance."""
         width, height = _style.extent(text, SMALL)
         best, least = _Placed(text, (0.0, 0.0, width, height), far=True), math.inf  # where nothing is free
@@ -252,7 +253,9 @@ class _Plot:
             left, bottom, right, top = box
             if left < 0 or bottom < 0 or right > WIDTH or top > self.height or _hits(box, taken):
                 continue
-            price = distance + 0.25 * _hits(box, bars)
+            price = distance + 0.25 * _hits(box, self.bars)
+            if distance > NEAR and price < least:  # a line that runs through another point would name that one
+                price += 2 * _runs_through(point, _edge(point, box), self.points)
             if price < least:
                 best, least = _Placed(text, box, distance > NEAR), price
         return best
@@ -273,6 +276,21 @@ def _around(point: tuple[float, float], width: float, height: float) -> Iterator
             middle = DOT + ring + reach
             cx, cy = x + dx * middle, y + dy * middle
             yield ring, (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+
+
+def _edge(point: tuple[float, float], box: Box) -> tuple[float, float]:
+    """The place of a box that is nearest to a point."""
+    left, bottom, right, top = box
+    return min(max(point[0], left), right), min(max(point[1], bottom), top)
+
+
+def _runs_through(start: tuple[float, float], end: tuple[float, float], points: Any) -> int:
+    """How many points other than its start a line touches."""
+    a, along = np.array(start), np.array(end) - start
+    away = points - a
+    share = np.clip(away @ along / max(along @ along, 1e-12), 0, 1)
+    near = np.hypot(*(away - share[:, None] * along).T) < 1.3 * DOT
+    return int((near & (np.hypot(*away.T) > 1e-9)).sum())
 
 
 def _hits(box: Box, others: Any) -> int:

@@ -40,7 +40,8 @@ def critical_difference(study: Studied, metric: str, *, test: Test = "wilcoxon",
         >>> import torch
         >>> from attriscope import metrics
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
-        >>> study = metrics.compare(network, torch.rand(2, 3, 4, 4), attributors=["saliency", "deconvnet"], progress=False)
+        >>> methods = ["saliency", "input_x_gradient"]
+        >>> study = metrics.compare(network, torch.rand(2, 3, 4, 4), attributors=methods, progress=False)
         >>> critical_difference(study, "insertion").axes[0].get_label()
         'insertion'
     """
