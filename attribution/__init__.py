@@ -19,6 +19,10 @@ from .cam.layer_cam import LayerCAM
 from .cam.score_cam import ScoreCAM
 from .cam.xgrad_cam import XGradCAM
 from .conformance import check, checks
+from .control.center import Center
+from .control.constant import Constant
+from .control.edge import Edge
+from .control.random import Random
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
 from .gradient.bcos import BCos
@@ -108,9 +112,12 @@ __all__ = [
     "BCos",
     "BlurIG",
     "CPLRP",
+    "Center",
+    "Constant",
     "Deconvnet",
     "DeepLift",
     "DeepLiftSHAP",
+    "Edge",
     "EigenCAM",
     "EigenGradCAM",
     "ExcitationBackprop",
@@ -159,6 +166,7 @@ __all__ = [
     "Occlusion",
     "PALRP",
     "RISE",
+    "Random",
     "RawAttention",
     "SAMP",
     "SAMPPlusPlus",

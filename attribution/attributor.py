@@ -39,6 +39,7 @@ TAGS: dict[str, Any] = {
     "complete": False,
     "at_most": False,
     "localizes": True,
+    "blind": False,
     "samples": None,
     "kinds": tuple(RANKS),
     "small": {},
@@ -406,6 +407,7 @@ def register(
     complete: bool = False,
     at_most: bool = False,
     localizes: bool = True,
+    blind: bool = False,
     samples: str | None = None,
     kinds: tuple[str, ...] = ("image",),
     small: dict[str, Any] | None = None,
@@ -426,6 +428,7 @@ def register(
         complete: Whether the map sums to the score minus the baseline's.
         at_most: Whether its cost is an upper bound: what it would evaluate twice it evaluates once, or it stops early.
         localizes: Whether it finds an object on any network; a picture of what a network looks for may be of every image.
+        blind: Whether it never looks at the network: a control, of whose map nothing can be asked.
         samples: The parameter that a budget picks.
         kinds: Which kinds of input.
         small: Hyper-parameters for tests on images of 16 x 16 pixels.
@@ -454,6 +457,7 @@ def register(
             "complete": complete,
             "at_most": at_most,
             "localizes": localizes,
+            "blind": blind,
             "samples": samples,
             "kinds": kinds,
             "small": small or {},

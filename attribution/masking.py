@@ -7,7 +7,7 @@ runs all of them as one stream. Nothing here ever holds all masks or all perturb
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch.nn import functional
 from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
+
+T = TypeVar("T")
 
 __all__ = [
     "Clean", "Coalitions", "Enlarged", "Evaluations", "Masks", "Ranks", "Source", "Windows",
@@ -225,6 +227,7 @@ class Evaluations:
         self.model, self.target, self.output, self.mask = model, target, output, mask
         self._waiting: list[tuple[Source, Output, Callable[[Tensor], None]]] = []
         self._tickets: dict[Hashable, Callable[[], Tensor]] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def ask(self, source: Source, *, output: Output | None = None, key: Hashable | None = None) -> Callable[[], Tensor]:
         """Put a source on the list; what comes back gives its scores `(N, count)` once `run` was called.
@@ -250,6 +253,18 @@ class Evaluations:
         if key is not None:
             self._tickets[key] = ticket
         return ticket
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made of these images the first time it is asked for, and held: a baseline, the order of a map's pixels.
+
+        Args:
+            key: What is made, all that it depends on besides the images among it.
+            make: Makes it.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def run(self) -> None:
         """Evaluate all that was asked for."""

@@ -1,10 +1,29 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from .complexity.complexity import Complexity
+from .complexity.effective_complexity import EffectiveComplexity
+from .complexity.sparseness import Sparseness
 from .conformance import check, checks
 from .engine import compare
+from .faithfulness.aopc import AreaOverCurve
+from .faithfulness.average_highest_confidence import AverageHighestConfidence
 from .faithfulness.deletion import Deletion
+from .faithfulness.faithfulness_correlation import FaithfulnessCorrelation
+from .faithfulness.idsds import IDSDS
+from .faithfulness.infidelity import Infidelity
 from .faithfulness.insertion import Insertion
+from .faithfulness.insertion_minus_deletion import InsertionMinusDeletion
+from .faithfulness.label_leakage import LabelLeakage
+from .faithfulness.mu_fidelity import MuFidelity
+from .faithfulness.pixel_flipping import PixelFlipping
+from .faithfulness.road import Road, RoadDifference, RoadLeast
+from .faithfulness.sensitivity_n import SensitivityN
+from .faithfulness.srg import SymmetricRelevanceGain
+from .localization.energy_pointing_game import EnergyPointingGame
+from .localization.pointing_game import PointingGame
+from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
+from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
 __all__ = [
@@ -20,6 +39,27 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "AreaOverCurve",
+    "AverageHighestConfidence",
+    "Complexity",
     "Deletion",
+    "EffectiveComplexity",
+    "EnergyPointingGame",
+    "FaithfulnessCorrelation",
+    "IDSDS",
+    "Infidelity",
     "Insertion",
+    "InsertionMinusDeletion",
+    "LabelLeakage",
+    "MuFidelity",
+    "PixelFlipping",
+    "PointingGame",
+    "RelevanceRankAccuracy",
+    "Road",
+    "RoadDifference",
+    "RoadLeast",
+    "SensitivityMax",
+    "SensitivityN",
+    "Sparseness",
+    "SymmetricRelevanceGain",
 ]

@@ -89,9 +89,10 @@ def _title(sheet: Sheet, x: float, y: float, study: Study, name: str) -> float:
 
 def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
     """The curves of one metric."""
-    facts = study.metrics[name]
-    output = str(facts["protocol"].get("output", "score")).replace("_", " ")
-    verb = {True: "inserted", False: "removed", None: "exchanged"}[_inserts(study, name)]
+    protocol = study.metrics[name]["protocol"]
+    output = str(protocol.get("output", "score")).replace("_", " ")
+    verb = {True: "inserted", False: "removed", None: "exchanged"}[_fact(study, name, "inserts", None)]
+    normalized = ", normalized" if protocol.get("normalize") else ""
     there = [m for m in chosen if (m, name) in study.curves]
     for method in there:
         look = _look(study, method)
@@ -103,22 +104,22 @@ def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
             axes.fill_between(fractions, low, high, color=look["color"], alpha=light, linewidth=0, zorder=1)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    if output == "probability":
+    if output == "probability" and axes.dataLim.y0 >= 0:  # differences of probabilities may be negative
         axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"share of pixels {verb}, most important first")
-    axes.set_ylabel(f"{output} of the target")
+    axes.set_xlabel(f"share of pixels {verb}, {protocol.get('order', 'most')} important first")
+    axes.set_ylabel(_fact(study, name, "shows", "{output} of the target").format(output=output) + normalized)
     axes.tick_params(labelsize=SMALL, labelfontfamily=FONT, color=GREY)
     axes.grid(visible=True, color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _inserts(study: Study, name: str) -> bool | None:
-    """Whether pixels come or go; `None` for somebody's own metric, of which that is not known."""
+def _fact(study: Study, name: str, fact: str, unknown: Any) -> Any:
+    """What a metric's class says of its curves; somebody's own metric may say nothing."""
     try:
-        return getattr(REGISTRY.find(study.metrics[name]["name"]), "inserts", None)
+        return getattr(REGISTRY.find(study.metrics[name]["name"]), fact, unknown)
     except ValueError:
-        return None
+        return unknown
 
 
 def _look(study: Study, method: str) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _legend(sheet: Sheet, at: tuple[float, float], study: Study, table: pd.DataF
     sample, area = 0.5, 1.75
     wide = PANEL - sample - area
     interval = f" [{LEVEL:.0%} interval]" if len(study) > 1 else ""
-    y = sheet.right(x, y, f"mean {'score' if _inserts(study, name) is None else 'area'}{interval}", PANEL, size=SMALL)
+    y = sheet.right(x, y, f"mean {'area' if _fact(study, name, 'is_area', False) else 'score'}{interval}", PANEL, size=SMALL)
     for method, row in table.droplevel("metric").iterrows():
         sheet.axes((x, y, sample - 0.12, 0.16), partial(_sample, look=_look(study, str(method))), f"legend: {method}")
         end = sheet.text(x + sample, y, str(method), wide)

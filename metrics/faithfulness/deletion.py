@@ -12,8 +12,12 @@ from .curve import Curve
 class Deletion(Curve):
     """Area under the score while the image's pixels are replaced by a baseline, most important first.
 
-    Lower is better, between 0 and 1 for probabilities. Images with holes are unlike any the network has seen: some of
+    Lower is better. Between 0 and 1 for probabilities; logits, log-probabilities and margins have no bounds, and with
+    `normalize=True` the area may leave that range too. Images with holes are unlike any the network has seen: some of
     the fall is the holes', whatever pixels they cover, so compare with a random map.
+
+    Beside the score are what it starts from (`clean`, the score of the image) and what is left of it when all is removed
+    (`removed`): where that is no small part of `clean`, the baseline says something of the class itself.
 
     Example:
         >>> import torch
@@ -25,4 +29,4 @@ class Deletion(Curve):
     """
 
     higher_is_better: ClassVar[bool] = False
-    inserts: ClassVar[bool] = False
+    inserts: ClassVar[bool | None] = False

@@ -15,8 +15,12 @@ from .curve import Curve
 class Insertion(Curve):
     """Area under the score while the image's pixels are put into a baseline, most important first.
 
-    Higher is better, between 0 and 1 for probabilities. It speaks of one baseline: a method that searched with the same
+    Higher is better. Between 0 and 1 for probabilities; logits, log-probabilities and margins have no bounds, and with
+    `normalize=True` the area may leave that range too. It speaks of one baseline: a method that searched with the same
     one looks better than it is, so name the baseline beside the number and look at several.
+
+    Beside the score are where it ends (`clean`, the score of the image) and where it starts (`removed`, that of the
+    baseline, which for a blurred image may be far above 0: part of the area is nobody's merit).
 
     Example:
         >>> import torch
@@ -28,4 +32,4 @@ class Insertion(Curve):
     """
 
     higher_is_better: ClassVar[bool] = True
-    inserts: ClassVar[bool] = True
+    inserts: ClassVar[bool | None] = True

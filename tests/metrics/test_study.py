@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_metrics_alone(study):
 def test_curves_of_m_methods_cost_three_and_two_m_n_minus_one():
     model = detector()
     study = metrics.compare(
-        model, images(4), 1, attributors={k: attribution.from_maps(images(4)[:, :1] + i, model, name=k)
+        model, images(4), 1, attributors={k: attribution.from_maps(images(4)[:, i : i + 1], model, name=k)
                                           for i, k in enumerate("abc")}, progress=False
     )  # fmt: skip
     assert study.paid == 4 * (3 + 2 * 3 * (28 - 1))

@@ -124,6 +124,27 @@ def test_many_metrics_take_several_rows(network, images, check_layout):
     assert "logit of the target" in figure.axes[0].get_ylabel()
 
 
+def test_what_is_drawn_is_named(network, images, words, check_layout):
+    """Differences go below zero, and are no area of the target's probability; who goes first is said."""
+    judges = {
+        "gain": "srg", "least": metrics.create("aopc", order="least"), "high": "average_highest_confidence",
+        "logits": metrics.create("insertion", output="logit", normalize=True),
+    }  # fmt: skip
+    figure = curves(metrics.compare(network, images, attributors=["saliency"], metrics=judges, progress=False))
+    check_layout(figure)
+    gain, least, high, logits = (panel(figure, name) for name in judges)
+    assert gain.get_ylim()[0] < 0
+    assert gain.get_ylabel() == "insertion \N{MINUS SIGN} deletion: probability"
+    assert gain.get_xlabel() == "share of pixels exchanged, most important first"
+    assert least.get_xlabel() == "share of pixels removed, least important first"
+    assert least.get_ylim()[0] == high.get_ylim()[0] == 0
+    assert high.get_xlabel() == "share of pixels inserted, most important first"
+    assert logits.get_ylabel() == "logit of the target, normalized"
+    said = words(figure)
+    assert said.count("mean area [95% interval]") == 2
+    assert said.count("mean score [95% interval]") == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
