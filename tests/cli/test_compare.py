@@ -210,7 +210,7 @@ def test_a_file_says_what_the_study_is(run, photos, toml, tmp_path, monkeypatch)
 
 
 def test_what_is_typed_beside_a_file_counts_more(run, photos, toml, tmp_path):
-    path = toml("[metrics.deletion]\n", 'target = 1\npreset = "smdl-50"\nout = "not/here"')
+    path = toml('[metrics.deletion]\npreset = "rise"\n', 'target = 1\npreset = "smdl-50"\nout = "not/here"')
     out = tmp_path / "out"
     code, _, err = run(
         "compare", path, "-m", "rise", "-m", "occlusion", "-o", "rise.masks=6", "-o", "window=8", "-o", "stride=8", "-o",
@@ -394,12 +394,20 @@ def test_several_at_work_find_the_same(run, words, tmp_path):
 def test_a_dask_cluster(run, fails, words, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     assert run(*words)[0] == 0
+    used, compare = [], metrics.compare
+
+    def watched(*given, **more):
+        used.append(type(joblib.parallel.get_active_backend()[0]).__name__)
+        return compare(*given, **more)
+
+    monkeypatch.setattr(metrics, "compare", watched)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="inproc://"
     ) as cluster:
         code, _, err = run(*words, "--dask", cluster.scheduler_address, "--out", tmp_path / "two")
     assert code == 0, err
     assert scores(tmp_path / "two") == scores(tmp_path / "out")
+    assert used == ["DaskDistributedBackend"]
 
     def nobody(*_, **__):
         raise TimeoutError

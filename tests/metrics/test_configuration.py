@@ -117,6 +117,14 @@ def test_what_toml_cannot_hold_is_named(model, tmp_path):
     Configuration().complete()
 
 
+def test_a_text_that_means_none_is_not_taken_for_it(tmp_path):
+    written = write(
+        tmp_path / "s.toml", study={}, methods={"rise": {"name": "rise", "params": {"layer": "none"}}}, metrics={}
+    )
+    assert written.methods["rise"].params == {}
+    assert written.omitted == {"methods.rise.layer": "not in TOML: the text 'none'"}
+
+
 def mean_colour(images):
     return images.mean((2, 3), keepdim=True)
 
