@@ -113,7 +113,7 @@ def test_in_company_every_score_is_that_of_the_metric_alone(name):
 
 def test_the_baseline_and_the_order_are_made_once(monkeypatch):
     made = {"blur": 0, "ranks": 0, "own": 0}
-    blur, ranks = curve.rise_blur, curve.ranks
+    blur, ranks = curve.rise_blur, curve._sorted
 
     def count(name, function):
         def counted(*args, **options):
@@ -123,7 +123,7 @@ def test_the_baseline_and_the_order_are_made_once(monkeypatch):
         return counted
 
     monkeypatch.setattr(curve, "rise_blur", count("blur", blur))
-    monkeypatch.setattr(curve, "ranks", count("ranks", ranks))
+    monkeypatch.setattr(curve, "_sorted", count("ranks", ranks))
     own = count("own", torch.zeros_like)
     judges = {n: n for n in (*BOTH, "insertion_minus_deletion", "srg", "aopc")}
     judges |= {"mine": metrics.create("deletion", baseline=own), "again": metrics.create("srg", baseline=own)}
