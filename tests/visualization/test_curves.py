@@ -134,7 +134,7 @@ def test_what_is_drawn_is_named(network, images, words, check_layout):
     check_layout(figure)
     gain, least, high, logits = (panel(figure, name) for name in judges)
     assert gain.get_ylim()[0] < 0
-    assert gain.get_ylabel() == "insertion − deletion: probability"
+    assert gain.get_ylabel() == "insertion \N{MINUS SIGN} deletion: probability"
     assert gain.get_xlabel() == "share of pixels exchanged, most important first"
     assert least.get_xlabel() == "share of pixels removed, least important first"
     assert least.get_ylim()[0] == high.get_ylim()[0] == 0
