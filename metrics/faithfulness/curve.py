@@ -34,9 +34,7 @@ PRESETS: dict[Preset, tuple[int, Output, str, str]] = {
     "xplique": (10, "logit", "mean", "mean"),
     "smdl-50": (50, "probability", "black", "black"),
 }
-SMALL = (
-    1e-3  # a score that changes by less when all is removed normalizes nothing: rounding would be seen in the result
-)
+SMALL = 1e-3  # by what a score must change when all is removed: less, and its rounding would be seen when it divides
 
 
 def rise_blur(images: Tensor, model: Model) -> Tensor:

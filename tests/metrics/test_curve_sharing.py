@@ -79,7 +79,11 @@ def test_a_map_and_its_negative_are_paid_once_with_one_baseline():
 def test_ties_that_the_seed_breaks_are_other_orders_and_the_lack_of_ties_is_not():
     seeds = {str(s): metrics.create("deletion", seed=s) for s in range(3)}
     assert paid(seeds, [maps(0)])[0] == 2 + STEPS - 1
-    assert paid(seeds, [maps(0).mul(9).round()])[0] == 2 + 3 * (STEPS - 1)
+    tied = maps(0).mul(9).round()
+    assert paid(seeds, [tied])[0] == 2 + 3 * (STEPS - 1)
+    rules = {ties: metrics.create("deletion", ties=ties) for ties in ("random", "index")}
+    assert paid(rules, [maps(0)])[0] == 2 + STEPS - 1
+    assert paid(rules, [tied])[0] == 2 + 2 * (STEPS - 1)
 
 
 @pytest.mark.parametrize(
