@@ -123,7 +123,8 @@ def test_a_shift_shifts_a_scale_scales_and_a_seed_repeats():
 
 def test_chunks_of_memory_change_nothing_but_the_draws(monkeypatch):
     scores = np.random.default_rng(7).normal(size=(20, 2))
-    before = np.array(interval(scores))
+    before, one = np.array(interval(scores)), interval(scores[:, 1])
+    np.testing.assert_allclose(before[:, 1], one, rtol=1e-12)  # whoever stands beside it
     monkeypatch.setattr(statistics, "CHUNK", 64)
     after = np.array(interval(scores))
     assert abs(after - before).max() < 0.1 * (before[1] - before[0]).min()
@@ -248,6 +249,7 @@ def test_chunks_and_a_seed_of_sign_flips(monkeypatch):
     first = sign_flip(differences, seed=1)
     assert np.array_equal(first, sign_flip(differences, seed=1))
     assert not np.array_equal(first, sign_flip(differences, seed=2))
+    assert sign_flip(differences[:, 1], seed=1) == first[1], "whoever stands beside it"
     monkeypatch.setattr(statistics, "CHUNK", 100)
     np.testing.assert_allclose(sign_flip(differences, seed=1), first, atol=0.02)  # other draws
     with pytest.raises(ValueError, match="permutations=0"):
