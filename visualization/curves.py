@@ -91,7 +91,7 @@ def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
     """The curves of one metric."""
     facts = study.metrics[name]
     output = str(facts["protocol"].get("output", "score")).replace("_", " ")
-    verb = {True: "inserted", False: "removed", None: "exchanged"}[_inserts(study, name)]
+    verb = {True: "inserted", False: "removed", None: "exchanged"}[inserts(study, name)]
     there = [m for m in chosen if (m, name) in study.curves]
     for method in there:
         look = _look(study, method)
@@ -113,7 +113,7 @@ def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _inserts(study: Study, name: str) -> bool | None:
+def inserts(study: Study, name: str) -> bool | None:
     """Whether pixels come or go; `None` for somebody's own metric, of which that is not known."""
     try:
         return getattr(REGISTRY.find(study.metrics[name]["name"]), "inserts", None)
@@ -153,7 +153,7 @@ def _legend(sheet: Sheet, at: tuple[float, float], study: Study, table: pd.DataF
     sample, area = 0.5, 1.75
     wide = PANEL - sample - area
     interval = f" [{LEVEL:.0%} interval]" if len(study) > 1 else ""
-    y = sheet.right(x, y, f"mean {'score' if _inserts(study, name) is None else 'area'}{interval}", PANEL, size=SMALL)
+    y = sheet.right(x, y, f"mean {'score' if inserts(study, name) is None else 'area'}{interval}", PANEL, size=SMALL)
     for method, row in table.droplevel("metric").iterrows():
         sheet.axes((x, y, sample - 0.12, 0.16), partial(_sample, look=_look(study, str(method))), f"legend: {method}")
         end = sheet.text(x + sample, y, str(method), wide)
