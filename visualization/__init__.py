@@ -5,7 +5,8 @@ Every function returns a matplotlib `Figure` and leaves pyplot and its settings 
 
 from .curves import curves
 from .heatmap import heatmap
+from .report import report
 from .side_by_side import side_by_side
 from .wavelet import wavelet
 
-__all__ = ["curves", "heatmap", "side_by_side", "wavelet"]
+__all__ = ["curves", "heatmap", "report", "side_by_side", "wavelet"]
