@@ -1,6 +1,7 @@
 """A report that one can send: everything that a study says, in one file of HTML that loads nothing."""
 
 import base64
+import functools
 import hashlib
 import itertools
 import math
@@ -107,10 +108,8 @@ class _Page:
         order = list(self.board)
         bare = _packing.embed(gallery.payload(order, files=False))
         gallery.fit(most - len(bare) - len(script) - sum(len(f) for m in metrics for f in m["figures"]) - 100_000)
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        environment.filters["breakable"] = _words.breakable
         now = datetime.now(UTC)
-        return environment.from_string(_file("report.html")).render(
+        return _template().render(
             title=plain(self.title or "Attribution methods compared"),
             lede=self._lede(),
             facts=[(term, [plain(line) for line in lines]) for term, lines in self._facts() if lines],
@@ -367,6 +366,13 @@ class _Page:
 def _rows(table: Any) -> dict[str, dict[str, Any]]:
     """A table's rows by its index, in their order."""
     return {str(name): dict(row) for name, row in table.to_dict("index").items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["breakable"] = _words.breakable
+    return environment.from_string(_file("report.html"))
 
 
 def _file(name: str) -> str:
