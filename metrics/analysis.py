@@ -132,7 +132,12 @@ class Reliability(NamedTuple):
 
 
 def summary(
-    study: Studied, *, level: float = LEVEL, seed: int = 0, clusters: Sequence[Any] | None = None
+    study: Studied,
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+    metrics: Sequence[str] | None = None,
+    clusters: Sequence[Any] | None = None,
 ) -> pd.DataFrame:
     """One row per metric and method, the best first; each over all images that it is defined for.
 
@@ -140,21 +145,25 @@ def summary(
         study: What `metrics.compare` returned.
         level: Of the interval over images.
         seed: Of the bootstrap.
+        metrics: Which; `None`: all.
         clusters: An id for each image of the study, where images depend on each other.
 
     Returns:
         Indexed by `metric` and `method`: `mean`, `low` and `high` (the interval), `rank` of the mean (1 is best; ties share
         the better one), `images` that the metric is defined for, `undefined` images, `interval` (how it was made: "bca",
         "wilson" for hits and misses, or "none"), `forwards`, `backwards` and `seconds` per image of the method.
+
+    Raises:
+        ValueError: There is no such metric.
     """
     costs = study.costs.groupby("method")[COSTS].mean().reindex(list(study.methods))
     parts = []
-    for name, facts in study.metrics.items():
+    for name in study.metrics if metrics is None else metrics:
         table = _table(study, name)
         scores = table.to_numpy()
         low, high = statistics.interval(scores, level=level, seed=seed, clusters=_clusters(clusters, table))
         made = "wilson" if clusters is None and statistics.is_hits(scores) else "bca"
-        mean, higher = table.mean(), facts["higher_is_better"]
+        mean, higher = table.mean(), study.metrics[name]["higher_is_better"]
         part = pd.DataFrame(
             {
                 "mean": mean,
@@ -494,9 +503,9 @@ class _Support:
         if higher is None:
             raise ValueError(f"{metric} has no better direction: methods are not ranked by it")
         there = table.notna().any()
-        defined = table.loc[:, there].dropna()
+        defined = table.loc[:, there].dropna() if there.any() else table.loc[[], there]
         undefined = tuple(str(m) for m in table.columns[~there])
-        dropped = len(table) - len(defined) if there.any() else 0
+        dropped = len(table) - len(defined)
         return cls(metric, bool(higher), defined, dropped, undefined)
 
     def oriented(self) -> pd.DataFrame:
@@ -530,7 +539,7 @@ def _pairs(support: _Support, level: float, seed: int, clusters: Sequence[Any] |
         differences[:, k] = scores[a] - scores[b]
     ids = _clusters(clusters, scores)
     low, high = statistics.interval(differences, level=level, hits=False, clusters=ids, seed=seed)
-    enough = max(statistics.PERMUTATIONS, math.ceil(10 * len(names) / _alpha(level)))  # p can be small after correction
+    enough = max(statistics.PERMUTATIONS, math.ceil(4 * len(names) / _alpha(level)))  # p can be small after correction
     p = statistics.sign_flip(differences, permutations=enough, clusters=ids, seed=seed)
     corrected = statistics.holm(p)
     known = len(scores) > 0

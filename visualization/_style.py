@@ -115,6 +115,18 @@ def _renderer() -> Any:
     return untyped(100, 100, DPI)
 
 
+def extent(text: str, size: float) -> tuple[float, float]:
+    """The width and height in inches of a text with its lines; under `style`.
+
+    Example:
+        >>> with style():
+        ...     extent("ant", 9.0) < extent("anteater", 9.0)
+        True
+    """
+    lines = text.split("\n")
+    return max(_width(line, size, False) for line in lines), len(lines) * SPACING * size / 72
+
+
 @lru_cache(maxsize=1 << 14)
 def _width(text: str, size: float, bold: bool) -> float:
     """In inches; under `style`, since hinting is a setting."""
@@ -206,9 +218,9 @@ class Sheet:
             y += SPACING * size / 72
         return y + LEADING
 
-    def right(self, x: float, y: float, text: str, width: float, *, size: float = BODY) -> float:
+    def right(self, x: float, y: float, text: str, width: float, *, size: float = BODY, colour: str = "black") -> float:
         """Put one line that ends at `x + width`; where it ends downwards."""
-        end = self.text(x, y, text, width, size=size, lines=1)
+        end = self.text(x, y, text, width, size=size, colour=colour, lines=1)
         if text.strip():
             last = self._texts[-1]
             self._texts[-1] = last._replace(x=x + width, look={**last.look, "ha": "right"})

@@ -64,20 +64,19 @@ def test_with_16_units_it_is_as_narrow_as_the_docstring_says():
 
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])
-def test_it_is_scipys(method):
-    scores = np.random.default_rng(4).gamma(0.7, size=50)
+@pytest.mark.parametrize("clusters", [False, True])
+def test_it_is_scipys(method, clusters):
+    scores, resamples = np.random.default_rng(4).gamma(0.4, size=12), 200_000
+    ids = np.repeat(np.arange(7), [1, 1, 4, 1, 1, 3, 1]) if clusters else np.arange(12)
+    sums, sizes = np.bincount(ids, scores), np.bincount(ids).astype(float)
     oracle = stats.bootstrap(
-        (scores,),
-        np.mean,
-        method="BCa" if method == "bca" else method,
-        n_resamples=50_000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    low, high = interval(scores, method=method, resamples=50_000)
-    # other draws: an end of 50,000 resamples moves by about .02 of the standard error
-    error = scores.std() / 50**0.5
-    assert float(low) == pytest.approx(oracle.low, abs=0.1 * error)
-    assert float(high) == pytest.approx(oracle.high, abs=0.1 * error)
+        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), method="BCa" if method == "bca" else method,
+        paired=True, vectorized=True, n_resamples=resamples, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    found = interval(scores, method=method, resamples=resamples, clusters=ids if clusters else None)
+    # other draws: an end of so many resamples moves by about .01 of the standard error, and the bias that BCa corrects by
+    # is .05 to .1 of it
+    np.testing.assert_allclose(found, oracle.confidence_interval, atol=0.035 * oracle.standard_error)
 
 
 def test_the_two_methods_differ_as_they_should_on_skewed_scores():
@@ -95,6 +94,13 @@ def test_a_constant_is_known_exactly_and_one_unit_tells_nothing():
         assert np.isnan(interval(scores)).all()
     assert [e.shape for e in interval(np.full((3, 2), np.nan))] == [(2,), (2,)]
     assert [e.shape for e in interval(np.zeros((0, 2)))] == [(2,), (2,)]
+
+
+def test_resamples_that_equal_the_mean_count_half_on_either_side():
+    """Of two values as often as each other nothing is skewed, though a third of all resamples have the very same mean."""
+    low, high = interval([0.1, 0.1, 0.1, 0.7, 0.7, 0.7], level=0.6)
+    assert low + high == pytest.approx(0.8, abs=1e-9)
+    assert low == pytest.approx(0.3, abs=1e-9)
 
 
 def test_missing_scores_are_as_if_they_had_never_been_there():
@@ -356,6 +362,10 @@ def test_wilcoxon_is_scipys_with_holm():
     p = [stats.wilcoxon(scores[:, i], scores[:, j], zero_method="pratt").pvalue for i, j in zip(*above, strict=True)]
     np.testing.assert_allclose(found[above], multipletests(p, method="holm")[1], rtol=1e-10)
     np.testing.assert_array_equal(found, found.T)
+    two = np.array([[0.0, 0.0]] * 8 + [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 4.0], [0.0, 5.0], [1.5, 0.0]])
+    ranked = stats.wilcoxon(two[:, 0] - two[:, 1], zero_method="pratt").pvalue
+    assert wilcoxon_holm(two)[0, 1] == pytest.approx(ranked, rel=1e-10)
+    assert abs(ranked - stats.wilcoxon(two[:, 0] - two[:, 1], zero_method="wilcox").pvalue) > 0.01
     np.testing.assert_array_equal(np.diag(found), 1)
 
 

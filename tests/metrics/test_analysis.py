@@ -1,0 +1,506 @@
+"""What is said of a study is in its numbers, on the same images for all, and no more than that."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attriscope import attribution, metrics
+from attriscope.attribution import attributor
+from attriscope.attribution.attributor import Attributor, Computed
+from attriscope.attribution.registry import Facts
+from attriscope.metrics import analysis, statistics
+from torch import nn
+
+
+@dataclass
+class Made:
+    """A study's tables from scores `{metric: (U, M)}`."""
+
+    methods: dict[str, Any]
+    metrics: dict[str, Any]
+    scores: pd.DataFrame = field(init=False)
+    costs: pd.DataFrame = field(init=False)
+    given: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self):
+        rows = [
+            {"image": i, "method": m, "metric": k, "score": table[i][j]}
+            for k, table in self.given.items()
+            for i in range(len(table))
+            for j, m in enumerate(self.methods)
+        ]
+        self.scores = pd.DataFrame(rows, columns=["image", "method", "metric", "score"])
+        n = max(len(t) for t in self.given.values())
+        self.costs = pd.DataFrame(
+            [
+                {"image": i, "method": m, "forwards": 10 * j, "backwards": j, "seconds": 0.5}
+                for i in range(n)
+                for j, m in enumerate(self.methods)
+            ],
+            columns=["image", "method", "forwards", "backwards", "seconds"],
+        )
+
+
+HIGHER = {"name": "insertion", "higher_is_better": True, "protocol": {"baseline": "mean"}}
+LOWER = {"name": "deletion", "higher_is_better": False, "protocol": {"baseline": "black"}}
+
+
+def made(table, names="abcdefgh", facts=HIGHER, label="insertion"):
+    table = np.asarray(table, dtype=float)
+    methods = {m: {"name": m, "params": {}} for m in list(names)[: table.shape[1]]}
+    return Made(methods, {label: facts}, given={label: table})
+
+
+def noisy(means, n=40, seed=0, noise=0.1):
+    """Scores whose differences are noisy, on images that differ more."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0.5, 0.3, (n, 1)) + np.asarray(means) + rng.normal(0, noise, (n, len(means)))
+
+
+@pytest.fixture
+def control():
+    """A method of the family "control", registered for one test."""
+
+    class Blind(Attributor):
+        """Knows nothing."""
+
+        def compute(self, inputs, target):
+            return Computed(inputs, {})
+
+    attributor.REGISTRY.add(Blind, Facts("blind_for_a_test", "control", ""))
+    yield "blind_for_a_test"
+    attributor.REGISTRY.remove("blind_for_a_test")
+
+
+# -- summary -----------------------------------------------------------------------------------------------------------
+
+
+def test_summary_is_the_statistics_of_each_method():
+    table = noisy([0.0, 0.2, 0.1])
+    table[3, 1] = np.nan
+    study = Made({m: {} for m in "abc"}, {"insertion": HIGHER, "deletion": LOWER},
+                 given={"insertion": table, "deletion": table[:7]})  # fmt: skip
+    found = analysis.summary(study, level=0.9, seed=4)
+    assert found.index.tolist() == [("insertion", m) for m in "bca"] + [("deletion", m) for m in "acb"]
+    for k, m in enumerate("abc"):
+        row = found.loc["insertion", m]
+        low, high = statistics.interval(table[:, k], level=0.9, seed=4)
+        assert row["mean"] == pytest.approx(np.nanmean(table[:, k]))
+        assert (row["low"], row["high"]) == pytest.approx((float(low), float(high)))
+        assert (row["forwards"], row["backwards"], row["seconds"]) == (10 * k, k, 0.5)
+    assert found["rank"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert found.loc["insertion", "b"][["images", "undefined"]].tolist() == [39, 1]
+    assert found.loc["deletion", "a"][["images", "undefined", "interval"]].tolist() == [7, 0, "bca"]
+
+
+def test_summary_says_how_an_interval_was_made():
+    hits = np.array([[1, 0], [1, 1], [0, 1], [1, np.nan]])
+    found = analysis.summary(made(hits)).loc["insertion"]
+    assert found["interval"].tolist() == ["wilson", "wilson"]
+    assert found.loc["a", "low"] == pytest.approx(statistics.wilson(3, 4)[0])
+    assert analysis.summary(made(hits), clusters=[0, 0, 1, 1])["interval"].tolist() == ["bca", "bca"]
+    one = analysis.summary(made(noisy([0, 1], n=1))).loc["insertion"]
+    assert one["interval"].tolist() == ["none", "none"]
+    assert one["low"].isna().all()
+    assert one["mean"].notna().all()
+
+
+def test_summary_of_clusters_is_as_wide_as_of_what_they_repeat():
+    table = noisy([0.0, 0.2], n=20)
+    once = analysis.summary(made(table))
+    often = analysis.summary(made(np.repeat(table, 3, axis=0)), clusters=np.repeat(np.arange(20), 3))
+    np.testing.assert_allclose(often[["low", "high"]], once[["low", "high"]], rtol=1e-9)
+    with pytest.raises(ValueError, match="one id for each image"):
+        analysis.summary(made(table), clusters=[0, 1])
+
+
+def test_ties_share_the_better_rank_and_what_is_undefined_has_none():
+    found = analysis.summary(made([[1, 2, 2, np.nan], [1, 2, 2, np.nan]])).loc["insertion"]
+    assert found["rank"].dropna().to_dict() == {"b": 1, "c": 1, "a": 3}
+    assert found.loc["d", ["images", "undefined"]].tolist() == [0, 2]
+    undirected = analysis.summary(made([[1, 2]], facts={**HIGHER, "higher_is_better": None}))
+    assert undirected["rank"].isna().all()
+
+
+def test_summary_without_metrics_is_empty_and_without_costs_does_not_know_them():
+    study = made(noisy([0, 1]))
+    study.costs = study.costs[study.costs["method"] == "a"]
+    found = analysis.summary(study).loc["insertion"]
+    assert found["forwards"].isna().tolist() == [True, False]
+    study.metrics = {}
+    assert len(analysis.summary(study)) == 0
+    assert "mean" in analysis.summary(study).columns
+
+
+def test_summary_of_a_real_study_is_what_it_says_of_itself():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    study = metrics.compare(
+        network, torch.rand(4, 3, 4, 4), attributors=["saliency", "input_x_gradient"], progress=False
+    )
+    found, own = analysis.summary(study), study.summary()
+    for column in ("mean", "rank", "images", "forwards", "backwards", "seconds"):
+        np.testing.assert_allclose(found[column], own[column].reindex(found.index), err_msg=column)
+    assert len(analysis.sentences(study, "deletion")) >= 2
+    assert analysis.leaderboard(study)["rank"].between(1, 2).all()
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("facts", [HIGHER, LOWER])
+def test_pairs_are_the_statistics_of_differences_a_the_better(facts):
+    sign = 1 if facts["higher_is_better"] else -1
+    table = sign * noisy([0.0, 0.2, 0.05])
+    found = analysis.pairs(made(table, facts=facts), "insertion", seed=2)
+    assert list(zip(found["a"], found["b"], strict=True)) == [("b", "c"), ("b", "a"), ("c", "a")]
+    p = []
+    for _, row in found.iterrows():
+        a, b = (sign * table[:, "abc".index(row[k])] for k in "ab")
+        assert row["difference"] == pytest.approx((a - b).mean())
+        assert row["difference"] > 0
+        assert (row["low"], row["high"]) == pytest.approx([float(e) for e in statistics.interval(a - b, seed=2)])
+        assert row["better"] == statistics.better_share(a, b)
+        p.append(float(statistics.sign_flip(a - b, seed=2)))
+    np.testing.assert_allclose(found["p"], p)
+    np.testing.assert_allclose(found["p_holm"], statistics.holm(p))
+    assert found["images"].eq(40).all()
+    assert found["dropped"].eq(0).all()
+
+
+def test_images_that_one_method_misses_are_dropped_for_all_and_a_method_without_scores_is_left_out():
+    table = noisy([0.0, 0.2, 0.1, 0.0], n=12)
+    table[4, 0] = table[5, 2] = np.nan
+    table[:, 3] = np.nan
+    study, kept = made(table), made(np.delete(table, [4, 5], axis=0)[:, :3])
+    found = analysis.pairs(study, "insertion")
+    assert found["images"].eq(10).all()
+    assert found["dropped"].eq(2).all()
+    pd.testing.assert_frame_equal(
+        found.drop(columns="dropped"), analysis.pairs(kept, "insertion").drop(columns="dropped")
+    )
+    order, other = analysis.ranking(study, "insertion"), analysis.ranking(kept, "insertion")
+    assert (order.images, order.dropped, order.undefined) == (10, 2, ("d",))
+    assert (order.mean_ranks, order.cliques) == (other.mean_ranks, other.cliques)
+    said = " ".join(analysis.sentences(study, "insertion"))
+    assert "on 10 images" in said
+    assert "2 images on which a method is undefined are left out for all" in said
+    assert "d is undefined on every image" in said
+    assert analysis.reliability(study, "insertion")[2:] == (10, 2)
+
+
+def test_identical_methods_differ_by_nothing():
+    table = noisy([0.0, 0.3], n=30)
+    row = analysis.pairs(made(table[:, [0, 0, 1]]), "insertion").query("a == 'a' and b == 'b'").iloc[0]
+    assert row[["difference", "low", "high", "p", "p_holm", "better", "needed"]].tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        0.5,
+        math.inf,
+    ]
+
+
+def test_differences_of_hits_have_no_wilson_interval():
+    hits = np.array([[1, 0]] * 5 + [[1, 1]] * 15)
+    row = analysis.pairs(made(hits), "insertion").iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx(
+        [float(e) for e in statistics.interval(hits[:, 0] - hits[:, 1], hits=False)]
+    )
+
+
+def test_needed_is_more_images_at_the_level_that_the_correction_leaves():
+    table = noisy([0.0, 0.02, 0.5], n=30, seed=3)
+    found = analysis.pairs(made(table), "insertion").set_index(["a", "b"])
+    assert found.loc[("c", "a"), "needed"] == found.loc[("c", "b"), "needed"] == 0
+    (last,) = found.index[found["needed"] > 0]
+    difference = table[:, "abc".index(last[0])] - table[:, "abc".index(last[1])]
+    assert found.loc[last, "p_holm"] == found.loc[last, "p"], "the last step of Holm's corrects no more"
+    assert found.loc[last, "needed"] == statistics.needed(difference) - 30
+    two = analysis.pairs(made(noisy([0.0, 0.0, 0.0, 0.0], n=30)), "insertion").sort_values("p")
+    scores = noisy([0.0, 0.0, 0.0, 0.0], n=30)
+    first = two.iloc[0]
+    own = scores[:, "abcd".index(first["a"])] - scores[:, "abcd".index(first["b"])]
+    assert first["needed"] == statistics.needed(own, level=0.05 / 6) - 30
+
+
+def test_what_a_small_sample_missed_takes_at_least_one_more():
+    table = np.array([[0.0, 1.0]] * 5)  # 5 signs cannot reject, 6 can
+    assert analysis.pairs(made(table), "insertion")["needed"].tolist() == [1]
+
+
+def test_many_pairs_can_still_be_told_apart():
+    """With 10,000 sign flips no p would be small enough for 33 x 32 / 2 tests."""
+    table = noisy(np.arange(33) * 0.2, n=20, noise=0.02)
+    names = [f"m{k}" for k in range(33)]
+    assert analysis.pairs(made(table, names), "insertion")["p_holm"].max() < 0.05
+
+
+def test_clusters_hold_for_pairs_and_rankings():
+    table = noisy([0.0, 0.05, 0.1], n=15)
+    often, ids = made(np.repeat(table, 4, axis=0)), np.repeat(np.arange(15), 4)
+    once = analysis.pairs(made(table), "insertion")
+    found = analysis.pairs(often, "insertion", clusters=ids)
+    np.testing.assert_allclose(found[["low", "high", "p"]], once[["low", "high", "p"]], rtol=1e-9)
+    assert analysis.pairs(often, "insertion")["p"].min() < once["p"].min()
+    ranked, plain = analysis.ranking(often, "insertion", clusters=ids), analysis.ranking(made(table), "insertion")
+    assert (ranked.mean_ranks, ranked.cliques) == (plain.mean_ranks, plain.cliques)
+    assert ranked.friedman_p == pytest.approx(plain.friedman_p)
+
+
+# -- ranking -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "nemenyi"])
+def test_a_ranking_is_the_statistics_of_ranks(test):
+    table = noisy([0.0, 0.2, 0.21, 0.5], n=25)
+    found = analysis.ranking(made(table, facts=LOWER), "insertion", test=test)
+    ranks = statistics.ranks(table, higher_is_better=False)
+    assert found.methods == ("a", *sorted("bc", key=lambda m: ranks.mean(0)["abc".index(m)]), "d")
+    assert found.mean_ranks == pytest.approx(sorted(ranks.mean(0)))
+    assert found.friedman_p == pytest.approx(statistics.friedman(ranks).p)
+    assert [set(c) for c in found.cliques] == [{"b", "c"}]
+    assert found.critical_difference == (None if test == "wilcoxon" else statistics.nemenyi(4, 25))
+    assert (found.images, found.dropped, found.test, found.level) == (25, 0, test, 0.95)
+
+
+def test_nemenyi_tells_apart_what_lies_a_critical_difference_apart():
+    table = noisy([0.0, 0.05, 0.1, 0.15, 0.3], n=25, seed=5)
+    found = analysis.ranking(made(table), "insertion", test="nemenyi", level=0.9)
+    assert found.critical_difference == statistics.nemenyi(5, 25, 0.9)
+    means = dict(zip(found.methods, found.mean_ranks, strict=True))
+    for clique in found.cliques:
+        assert means[clique[-1]] - means[clique[0]] < found.critical_difference
+    assert len(found.cliques) > 1
+    assert found.outside == ()
+
+
+def test_a_pair_that_no_bar_can_join_is_named():
+    """Of neighbours a, b, c: b lies between, and is told apart from a by many small wins, though c is not."""
+    n = 30
+    a = np.linspace(0.4, 0.6, n)
+    c = np.where(np.arange(n) % 3 < 2, a - 0.01, a + 0.011)  # loses often, wins rarely, each by as much
+    b = np.where(np.arange(n) % 3 < 2, a - 0.001, a + 0.0005)
+    found = analysis.ranking(made(np.stack([a, b, c], axis=1)), "insertion")
+    p = statistics.wilcoxon_holm(np.stack([a, b, c], axis=1))
+    told = {(i, j) for i in range(3) for j in range(i) if p[i, j] < 0.05}
+    joined = {tuple(sorted(x)) for c in found.cliques for x in [(u, v) for u in c for v in c if u < v]}
+    named = joined | {tuple(sorted(x)) for x in found.outside}
+    assert named == {tuple(sorted(("abc"[i], "abc"[j]))) for i in range(3) for j in range(i)} - {
+        tuple(sorted(("abc"[i], "abc"[j]))) for i, j in told
+    }
+
+
+def test_a_test_or_a_metric_that_is_not_there_is_refused():
+    study = made(noisy([0, 1]))
+    for function in (analysis.pairs, analysis.ranking, analysis.floor, analysis.sentences, analysis.reliability):
+        with pytest.raises(ValueError, match="there are: insertion"):
+            function(study, "deletion")
+    with pytest.raises(ValueError, match="wilcoxon, nemenyi"):
+        analysis.ranking(study, "insertion", test="bonferroni")
+    with pytest.raises(ValueError, match="no better direction"):
+        analysis.pairs(made(noisy([0, 1]), facts={**HIGHER, "higher_is_better": None}), "insertion")
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (6, 1), (1, 1)])
+def test_one_image_or_one_method_says_little_and_breaks_nothing(shape, control):
+    study = made(noisy(np.arange(shape[1]), n=shape[0]), names=[control, "b", "c"])
+    found = analysis.ranking(study, "insertion")
+    assert len(found.methods) == shape[1]
+    assert found.images == shape[0]
+    assert math.isnan(found.friedman_p)
+    assert len(found.cliques) == (shape[1] > 1), "nobody is told apart"
+    table = analysis.pairs(study, "insertion")
+    assert len(table) == shape[1] * (shape[1] - 1) // 2
+    assert table["p"].eq(1).all()
+    assert len(analysis.leaderboard(study)) == shape[1]
+    assert analysis.floor(study, "insertion").above == ()
+    assert math.isnan(analysis.reliability(study, "insertion").agreement)
+    said = analysis.sentences(study, "insertion")
+    assert ("One image is not enough" in " ".join(said)) == (shape[0] == 1)
+    analysis.ranking(study, "insertion", test="nemenyi")
+
+
+@pytest.mark.parametrize("table", [np.full((4, 3), np.nan), np.diag([np.nan] * 3), np.zeros((0, 3))])
+def test_where_nothing_is_defined_for_all_nothing_is_said(table, control):
+    study = made(table, names=[control, "b", "c"])
+    study.costs = pd.DataFrame({"method": [], "forwards": [], "backwards": [], "seconds": []})
+    assert analysis.sentences(study, "insertion")[0].startswith("Nothing can be said of insertion")
+    assert analysis.floor(study, "insertion") is None
+    assert analysis.pairs(study, "insertion")["p_holm"].isna().all()
+    found = analysis.ranking(study, "insertion")
+    assert found.images == 0
+    assert np.isnan(found.mean_ranks).all()
+    analysis.ranking(study, "insertion", test="nemenyi")
+    assert analysis.leaderboard(study)["rank"].isna().all()
+    assert len(analysis.summary(study)) == 3
+
+
+def test_reliability_is_of_the_metrics_own_order():
+    table = noisy([0.0, 0.1, 0.2, 0.3], n=20)
+    found = analysis.reliability(made(table, facts=LOWER), "insertion", seed=3)
+    assert found.agreement == pytest.approx(statistics.agreement(statistics.ranks(table)))
+    assert found.split_half == pytest.approx(statistics.split_half(table, seed=3))
+    assert 0.3 < found.agreement < found.split_half <= 1, "many images say more than one"
+
+
+# -- leaderboard -------------------------------------------------------------------------------------------------------
+
+
+def several():
+    """Three methods; insertion under two baselines, deletion once, and one metric that has no say."""
+    order = {
+        "insertion (black)": [3, 2, 1],
+        "insertion (mean)": [3, 1, 2],
+        "deletion": [3, 2, 1],
+        "complexity": [1, 3, 2],
+    }
+    facts = {
+        "insertion (black)": {**HIGHER, "protocol": {"baseline": "black", "steps": 3}},
+        "insertion (mean)": HIGHER,
+        "deletion": LOWER,
+        "complexity": {"name": "complexity_for_a_test", "higher_is_better": False, "faithful": False},
+    }
+    methods = {
+        "a": {"name": "a", "params": {"baseline": "black"}},
+        "b": {"name": "b", "params": {"inner": {"name": "x", "params": {"baseline": ["mean", 0.5]}}}},
+        "c": {"name": "c", "params": {"baseline": None}},
+    }
+    return Made(methods, facts, given={k: np.tile(np.array(v, float), (5, 1)) for k, v in order.items()})
+
+
+def test_baselines_of_a_metric_count_once_and_the_spread_is_shown():
+    found = analysis.leaderboard(several())
+    assert [c for c in found.columns if c.startswith("rank/")] == [
+        "rank/insertion (black)", "rank/insertion (mean)", "rank/deletion",
+    ]  # fmt: skip
+    assert found.loc["a", ["rank/insertion (black)", "rank/insertion (mean)", "rank/deletion"]].tolist() == [1, 1, 3]
+    assert found.loc["b", ["rank/insertion (black)", "rank/insertion (mean)", "rank/deletion"]].tolist() == [2, 3, 2]
+    assert found.loc["b", ["mean/insertion", "mean/deletion", "rank"]].tolist() == [2.5, 2, 2.25]
+    assert found.loc["a", "rank"] == 2
+    assert found.loc["c", "rank"] == (2.5 + 1) / 2
+    assert found.index.tolist() == ["c", "a", "b"]
+    assert found.loc["a", ["best", "worst", "metrics"]].tolist() == [1, 3, 3]
+
+
+def test_a_method_that_searched_with_the_metrics_own_baseline_is_marked():
+    found = analysis.leaderboard(several())["own_baseline"]
+    assert found["a"] == ("insertion (black)", "deletion")
+    assert found["b"] == ("insertion (mean)",), "also that of a method inside, and one of several"
+    assert found["c"] == (), "none was given"
+
+
+def test_a_leaderboard_drops_what_is_not_defined_for_all_and_counts_metrics():
+    study = several()
+    table = study.scores
+    first = (table["metric"] == "deletion") & (table["image"] == 0)
+    table.loc[first & (table["method"] == "a"), "score"] = np.nan
+    table.loc[first & (table["method"] == "b"), "score"] = -1e6  # would make it the best
+    table.loc[(table["metric"] == "insertion (mean)") & (table["method"] == "c"), "score"] = np.nan
+    found = analysis.leaderboard(study)
+    assert found["rank/deletion"].to_dict() == {"a": 3, "b": 2, "c": 1}
+    assert math.isnan(found.loc["c", "rank/insertion (mean)"])
+    assert found["metrics"].to_dict() == {"a": 3, "b": 3, "c": 2}
+    assert found.loc["c", "mean/insertion"] == 3
+
+
+def test_ties_share_the_mean_rank_in_the_leaderboard():
+    found = analysis.leaderboard(made([[1, 1, 0]]))
+    assert found["rank"].tolist() == [1.5, 1.5, 3]
+
+
+def test_who_has_a_say_is_known_from_the_registry_where_the_study_does_not_say():
+    facts = dict(HIGHER)
+    assert analysis._counts(facts)
+    assert not analysis._counts({**facts, "faithful": False})
+    assert not analysis._counts({**facts, "higher_is_better": None})
+    assert analysis._counts({**facts, "name": "somebody_elses"})
+    assert not analysis._counts({**facts, "name": "somebody_elses", "faithful": False})
+    without = Made({"a": {}}, {"x": {**facts, "faithful": False}}, given={"x": np.ones((2, 1))})
+    assert analysis.leaderboard(without)["rank"].isna().all()
+
+
+# -- the floor ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_floor_is_the_best_control_and_the_rest_lies_above_or_below(control):
+    table = noisy([0.0, 0.2, 0.4, 0.205, -0.1], n=40)
+    study = made(table, names=["worse", "random", "good", "like", "other"])
+    study.methods["random"] = study.methods["other"] = {"name": control, "params": {}}
+    assert analysis.controls(study) == ("random", "other")
+    found = analysis.floor(study, "insertion")
+    assert found == analysis.Floor("random", pytest.approx(table[:, 1].mean()), ("good",), ("like",), ("worse",))
+    (said,) = [s for s in analysis.sentences(study, "insertion") if "floor" in s]
+    assert f"random, a control with a mean of {table[:, 1].mean():.3g}" in said
+    assert "like cannot be told apart from it, and worse is worse than it" in said
+    assert analysis.leaderboard(study)["control"].to_dict()["random"]
+    lower = made(-table, names=["worse", "random", "good", "like", "other"], facts=LOWER)
+    lower.methods = study.methods
+    assert analysis.floor(lower, "insertion").above == ("good",)
+
+
+def test_a_control_that_wins_is_called_one(control):
+    study = made(noisy([0.5, 0.0]), names=["random", "b"])
+    study.methods["random"] = {"name": control}
+    said = analysis.sentences(study, "insertion")
+    assert "random has the best mean insertion" in said[0]
+    assert "it is a control, which knows nothing of the network" in said[0]
+    assert said[-1].endswith("b is worse than it.")
+
+
+def test_methods_that_nobody_registered_are_no_controls():
+    study = made(noisy([0, 1]), names=["random_pixels_of_mine", "b"])
+    study.methods["b"] = "whatever"
+    assert analysis.controls(study) == ()
+    assert analysis.floor(study, "insertion") is None
+    known = Made({"mine": {"name": "saliency"}}, {"insertion": HIGHER}, given={"insertion": np.ones((2, 1))})
+    assert attribution.describe("saliency")["family"] != "control"
+    assert analysis.controls(known) == ()
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_say_what_is_known_and_what_is_not():
+    table = noisy([0.5, 0.49, 0.0, 0.1], n=16, seed=3)
+    study = made(table, names=["rise", "lime", "ig", "cam"])
+    pairs = analysis.pairs(study, "insertion")
+    said = analysis.sentences(study, "insertion")
+    best = pairs["a"].iloc[0]
+    other = {"rise": "lime", "lime": "rise"}[best]
+    low, high = statistics.interval(table[:, ["rise", "lime"].index(best)])
+    mean = table[:, ["rise", "lime"].index(best)].mean()
+    assert said[0] == (
+        f"{best} has the best mean insertion (higher is better), {mean:.3g} [{low:.3g}, {high:.3g}] on 16 images."
+    )
+    assert said[1].startswith("It is better than cam and ig (p ")
+    more = pairs.query("a == @best and b == @other")["needed"].iloc[0]
+    assert said[2] == f"{best} and {other} cannot be told apart on 16 images; about {analysis._about(more)} more would."
+    assert len(said) == 3
+
+
+def test_sentences_name_a_few_and_count_the_rest():
+    said = analysis.sentences(made(noisy(np.zeros(8), n=10)), "insertion")
+    assert "and" not in said[1].split(" or ")[0][2:].split(", ")
+    assert " or 4 others cannot be told apart on 10 images; about " in said[1]
+    assert "more would separate it from" in said[1]
+
+
+def test_sentences_on_no_difference_and_on_too_small_a_one():
+    same = np.random.default_rng(0).random((6, 1))
+    assert analysis.sentences(made(np.hstack([same, same])), "insertion")[1] == (
+        "a and b cannot be told apart on 6 images: they score the same."
+    )
+    tiny = np.tile([[0.5, 0.5], [0.2, 0.3]], (50, 1)) + np.array([[0, 1e-1], [0, 0]] * 50)
+    tiny[:, 1] = tiny[:, 0] + np.where(np.arange(100) % 2, 0.1, -0.1) + 1e-5
+    assert "more than 100,000 more would have to be seen" in analysis.sentences(made(tiny), "insertion")[1]
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.0004, "p < 0.001"), (0.001, "p ≤ 0.001"), (0.0123, "p ≤ 0.012")])
+def test_p_is_read_easily(p, words):
+    assert analysis._p(p) == words
