@@ -1,6 +1,7 @@
 """A report that one can send: everything that a study says, in one file of HTML that loads nothing."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -20,10 +21,12 @@ from attriscope.metrics import analysis
 from attriscope.metrics.study import Study
 from markupsafe import Markup
 
-from . import _gallery, _packing, _style, _words
+from . import _gallery, _packing, _style, _svg, _words
 from ._gallery import PERCENTILE, Gallery
 from ._pixels import ENDS, OFFSET, SIGNED, UNSIGNED, bar
 from ._words import DASH, count, key, listed, plain
+from .cost import cost
+from .critical_difference import critical_difference
 
 LEVEL = 0.95
 MEGABYTES = 12.0
@@ -291,8 +294,15 @@ class _Page:
         return _style.number(float(value), self.study.metrics[metric]["range"])
 
     def _figures(self, metric: str) -> list[Markup]:
-        del metric
-        return []
+        """What can be drawn of a metric."""
+        if self.study.metrics[metric]["higher_is_better"] is None:
+            return []
+        place = list(self.study.metrics).index(metric)
+        made = []
+        for draw, words in ((cost, "mean scores against the cost of each method"), (critical_difference, "mean ranks")):
+            with contextlib.suppress(ValueError):  # too little is defined
+                made.append(_svg.inline(draw(self.study, metric), f"{draw.__name__}-{place}", plain(f"{metric}: {words}")))
+        return made
 
     # -- the gallery, and what is missing ------------------------------------------------------------------------------
 

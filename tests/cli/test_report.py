@@ -8,8 +8,8 @@ def folder(run, photo, nets, tmp_path):
     """A study of one photograph."""
     out = tmp_path / "study"
     code, _, err = run(
-        "compare", photo(), "-m", "saliency", "-m", "input_x_gradient", "--metric", "insertion", "-o", "insertion.steps=4", "--model",
-        f"{nets}:bright", "--size", 32, "--out", out,
+        "compare", photo(), "-m", "saliency", "-m", "input_x_gradient", "--metric", "insertion", "-o", "insertion.steps=4",
+        "--model", f"{nets}:bright", "--size", 32, "--out", out,
     )  # fmt: skip
     assert code == 0, err
     return out
