@@ -18,6 +18,7 @@ from attriscope.attribution import _picture, from_maps
 from attriscope.metrics import Study
 from attriscope.visualization import _packing, _words, report
 from attriscope.visualization._gallery import Gallery, choose
+from attriscope.visualization.report import _Page
 from PIL import Image
 from scipy import stats
 
@@ -27,6 +28,18 @@ HOSTILE = (
     "\"'><b>a&amp;b</b>\u2028\N{SNOWMAN}\udc80",
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture
+def figures():
+    """Asked for by tests whose reports are drawn whole."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(request, monkeypatch):
+    """Other reports come without rankings and costs, which take two seconds each to draw."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(_Page, "_figures", lambda *_: [])
 
 
 # -- the browser -------------------------------------------------------------------------------------------------------
@@ -330,7 +343,25 @@ def test_curves_and_scores_are_of_exactly_that_cell(look, file, made):
     assert (np.diff(xs) > 0).all()
 
 
-def test_names_are_text_wherever_they_stand(look, network, images, tmp_path):
+def test_figures_are_text_and_share_no_names(look, file, made):
+    seen = look(file)
+    seen.page.emulate_media(media="print")  # all metrics
+    assert seen.page.locator(".figure svg:visible").count() == 4
+    texts = [t.text_content() for t in seen.page.locator(".figure svg text").all()]
+    for part in ("insertion against cost", "deletion: mean ranks", "saliency", "forwards + backwards per image"):
+        assert part in texts, part
+    names, links = seen.page.evaluate(
+        "[[...document.querySelectorAll('[id]')].map(e => e.id), [...document.querySelectorAll('.figure svg *')].flatMap(e => "
+        "[...e.attributes].flatMap(a => (a.value.match(/#[\\w-]+/g) || []).filter(v => /url|href/.test(a.name + a.value))))]"
+    )
+    assert len(names) == len(set(names))
+    links = {v[1:] for v in links if not re.fullmatch(r"#[0-9a-f]{6}", v)}
+    assert links
+    assert links <= set(names)
+    assert seen.page.locator("style").count() == 1
+
+
+def test_names_are_text_wherever_they_stand(look, network, images, tmp_path, figures):
     label = '<img src="x" onerror="alert(2)">'
     study = metrics.compare(
         network, images, [0, 1, 2], attributors={label: "saliency", "b": "input_x_gradient"}, names=HOSTILE, progress=False,
@@ -358,6 +389,7 @@ def test_names_are_text_wherever_they_stand(look, network, images, tmp_path):
     assert "<!-- <script>" in found[0]
     assert "</script>" in found[1]
     assert "&lt;i&gt;" in found[2]
+    assert any("<img" in t.text_content() for t in seen.page.locator(".figure svg text").all())
     assert seen.page.locator("img:not(.thumb img)").count() == 0
     assert seen.page.locator("script").count() == 2
     assert seen.page.evaluate("document.querySelectorAll('b, i, u, svg[onload]').length") == 0
