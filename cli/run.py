@@ -35,7 +35,7 @@ DPI = 130, 300  # of figures: the least, and the most that a large photograph is
 
 __all__ = [
     "METHOD", "Request", "Session",
-    "compare", "explain", "heatmap", "run_study", "save_figure", "start", "suit", "summary_table", "write_overlay",
+    "compare", "explain", "heatmap", "report", "run_study", "save_figure", "start", "suit", "summary_table", "write_overlay",
     "write_study",
 ]
 
@@ -300,6 +300,17 @@ def write_study(study: metrics.Study, session: Session, out: Path) -> list[str]:
         files.append("curves.png")
         save_figure(visualization.curves(study), out / files[1])
     return files
+
+
+def report(folder: Path, out: Path | None, title: str | None) -> Path:
+    """Write the report of a study that lies in a folder; the file.
+
+    Raises:
+        Problem: There is no study, it is damaged, or the file cannot be written.
+    """
+    with explained():
+        study = metrics.Study.load(folder)
+        return visualization.report(study, folder / "report.html" if out is None else out, title=title)
 
 
 def summary_table(study: metrics.Study) -> str:
