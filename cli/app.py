@@ -189,7 +189,10 @@ def metrics(pattern: Pattern = None) -> None:
         print(tables.describe_metric(found[0]))
     else:
         print(tables.list_metrics(found))
-        print("\ncost: evaluations for one map, f: forward. All about one: attriscope metrics NAME")
+        print(
+            "\ncost: evaluations for one map, f: forward, E: an explanation by the method again. All about one: attriscope "
+            "metrics NAME"
+        )
 
 
 @app.command(short_help="Show what in a photograph made the model decide.")
@@ -230,13 +233,28 @@ def explain(
 
 @app.command(short_help="Score several methods and draw them side by side.")
 def compare(
-    images: Images,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Photographs, or folders of them; or one FILE.toml that says what the study is: what is typed beside it "
+            "counts more.",
+        ),
+    ],
     *,
-    out: Out,
-    method: Methods,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The study's folder. What is in it already is not computed again."),
+    ] = None,
+    method: Methods = [],  # noqa: B006  typer copies it
     metric: Annotated[
-        list[str], typer.Option("--metric", metavar="NAME", help="A metric, or a pattern. Repeat it for more.")
-    ] = ["insertion", "deletion"],  # noqa: B006
+        list[str],
+        typer.Option(
+            "--metric", metavar="NAME",
+            help="A metric, or a pattern. Repeat it for more; otherwise insertion and deletion. Metrics that a pattern finds "
+            "and that need --annotations are left out without.",
+        ),
+    ] = [],  # noqa: B006
     option: Settings = [],  # noqa: B006
     preset: Annotated[
         str | None,
@@ -245,29 +263,69 @@ def compare(
             help="The protocol of the metrics, such as rise-large; see `attriscope metrics insertion`.",
         ),
     ] = None,
-    model: ModelName = "demo",
+    baseline: Annotated[
+        list[str],
+        typer.Option(
+            "--baseline", metavar="NAME",
+            help="What stands for missing pixels in metrics that have a baseline, such as black, mean or blur. Repeat it to "
+            "score each under several.",
+        ),
+    ] = [],  # noqa: B006
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations", metavar="FILE",
+            help='Where the objects are, as JSON: {"cat.jpg": {"boxes": [[left, top, right, bottom], ...]}}, in pixels of the '
+            'upright photograph, or {"cat.jpg": {"mask": "cat-mask.png"}}.',
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="The most photographs: the first ones.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="As for explain.", show_default="demo")
+    ] = None,
     target: TargetName = None,
     labels: Labels = None,
     budget: Budget = None,
     size: Size = None,
     backend: Backend = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", metavar="N", help="Processes at work; -1 is one for each core.", show_default="1"),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask", metavar="ADDRESS",
+            help="The scheduler of a Dask cluster that does the work, such as tcp://10.0.0.1:8786; --jobs is then how much of "
+            "it at a time.",
+        ),
+    ] = None,
+    report: Annotated[
+        bool | None,
+        typer.Option("--report/--no-report", help="Whether to write report.html, one file to send.", show_default="report"),
+    ] = None,
 ) -> None:
     """Run several methods on the same photographs, score their maps, and draw them side by side.
 
-    Writes compare.png, curves.png, tables as CSV and the whole study; prints a summary with 95% intervals.
+    Writes a report, figures, tables as CSV, the whole study, and study.toml, which says what it is; prints a summary with 95%
+    intervals. Everything that is finished is on disk at once: after Ctrl-C, or whatever ends it, the same command goes on.
 
     \b
     For example:
       attriscope compare photos -m grad_cam -m rise --out runs/photos
       attriscope compare photos -m '*' --budget 500 --metric insertion --preset rise --out runs/photos
-      attriscope compare photos -m saliency -m sobol -o grid=10 --target label --out runs/photos
+      attriscope compare photos -m saliency -m sobol -o grid=10 --target label --limit 100 --jobs 2 --out runs/photos
+      attriscope compare runs/photos/study.toml --out runs/again
     """  # noqa: D301
-    from . import run
+    from . import compare as command
 
-    run.compare(
-        run.Request(
+    command.compare(
+        command.Options(
             images, method, out, model=model, metrics=metric, settings=option, preset=preset, labels=labels, target=target,
-            budget=budget, size=size, backend=backend,
+            budget=budget, size=size, backend=backend, limit=limit, baselines=baseline, annotations=annotations, jobs=jobs,
+            dask=dask, report=report,
         )
     )
 

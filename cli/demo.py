@@ -7,8 +7,9 @@ from attriscope import metrics
 from attriscope.attribution import attributor as methods
 from attriscope.attribution.explanation import Explanation
 
+from .compare import run_study, summary_table, write_study
 from .problems import Problem, say
-from .run import Request, Session, run_study, save_figure, start, summary_table, write_overlay, write_study
+from .run import Request, Session, save_figure, start, write_overlay
 from .run import heatmap as draw
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg")  # scikit-image ships these in its wheel
@@ -36,7 +37,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
     say(f"{len(METHODS)} methods on {len(session.photos)} photographs, at most {budget} evaluations each; about two minutes")
     for i, photo in enumerate(session.photos):
         print(f"{photo.name:8}  {session.class_name(i)}, {float(session.probabilities[i]):.1%}")
-    study = run_study(session, budget, out)
+    study = run_study(session, out, budget=budget)
     write_study(study, session, out)
     for i, photo in enumerate(session.photos):
         pixels = photo.pixels()

@@ -1,11 +1,11 @@
 """What is typed behind -m, -o, --metric, --target and --labels, checked before anything runs."""
 
-import csv
+import contextlib
 import difflib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from attriscope.attribution import attributor as methods
 from attriscope.attribution._parameters import parameters, validate
 from attriscope.attribution.registry import Registry
 from attriscope.metrics import metric as metrics
+from attriscope.metrics._readers import labels_beside
+from attriscope.metrics.configuration import Entry
 
 from .problems import Problem, explained
 from .tables import matching
 
-LABELS = "labels.csv"
-
-__all__ = ["Choice", "choose", "configure", "labels", "target", "writable"]
+__all__ = ["Choice", "choose", "configure", "from_file", "labels", "target", "writable"]
 
 
 @dataclass
@@ -65,8 +65,23 @@ def choose(given: Sequence[str], registry: "Registry[Any]" = methods.REGISTRY) -
     return chosen
 
 
+def from_file(given: Mapping[str, Entry], registry: "Registry[Any]" = methods.REGISTRY) -> dict[str, Choice]:
+    """The methods (or metrics) of a TOML file, by label; those that are registered nowhere are somebody's own."""
+    chosen: dict[str, Choice] = {}
+    for label, entry in given.items():
+        if entry.pattern:
+            for name, choice in choose([entry.name], registry).items():
+                chosen.setdefault(name, choice)
+            continue
+        with contextlib.suppress(ValueError):
+            cls = registry.find(entry.name)
+            chosen[label] = Choice(cls, registry.facts(entry.name).family, asked=True, options=dict(entry.params))
+    return chosen
+
+
 def configure(
-    settings: Sequence[str], chosen: dict[str, Choice], judges: dict[str, Choice] | None = None, preset: str | None = None
+    settings: Sequence[str], chosen: dict[str, Choice], judges: dict[str, Choice] | None = None, preset: str | None = None,
+    *, mild: bool = False,
 ) -> None:
     """Give `key=value` to every method that has the key, and `name.key=value` to one method or metric.
 
@@ -75,6 +90,7 @@ def configure(
         chosen: The methods.
         judges: The metrics.
         preset: The protocol of every metric that has presets.
+        mild: Whether a metric keeps one of its own.
 
     Raises:
         Problem: Nobody has the key, it is not among those that run, or the value is none that it takes.
@@ -85,7 +101,8 @@ def configure(
         if not having:
             raise Problem(f"--preset {preset}: none of {', '.join(judges)} has presets")
         for judge in having:
-            _set(judge, "preset", preset)
+            if not (mild and "preset" in judge.options):
+                _set(judge, "preset", preset)
     split = []
     for text in settings:
         left, equals, value = text.partition("=")
@@ -105,14 +122,14 @@ def configure(
 def _owners(owner: str, key: str, text: str, chosen: dict[str, Choice], judges: dict[str, Choice]) -> list[Choice]:
     """Whose option this is."""
     if owner:
-        choice = _named(owner, chosen, judges)
-        if choice is None:
+        named = _named(owner, chosen, judges)
+        if not named:
             everybody = ", ".join((*chosen, *judges))
             raise Problem(f"-o {text}: {owner} is not among what is run ({everybody}){_close(owner, [*chosen, *judges])}")
-        own = parameters(choice.cls)
+        own = parameters(named[0].cls)
         if key not in own:
-            raise Problem(f"-o {text}: {choice.name} has no option {key}{_close(key, own) or _has(own)}")
-        return [choice]
+            raise Problem(f"-o {text}: {named[0].name} has no option {key}{_close(key, own) or _has(own)}")
+        return named
     found = [c for c in chosen.values() if key in parameters(c.cls)]
     if not found:
         judge = next((j.name for j in judges.values() if key in parameters(j.cls)), None)
@@ -124,15 +141,18 @@ def _owners(owner: str, key: str, text: str, chosen: dict[str, Choice], judges: 
     return found
 
 
-def _named(name: str, *tables: dict[str, Choice]) -> Choice | None:
-    """What is run under a name or an alias."""
+def _named(name: str, *tables: dict[str, Choice]) -> list[Choice]:
+    """What is run under a label, or under a name or an alias: of a method there may be several."""
+    labelled = [choices[name] for choices in tables if name in choices]
+    if labelled:
+        return labelled
     registries: tuple[Registry[Any], ...] = (methods.REGISTRY, metrics.REGISTRY)
     for registry, choices in zip(registries, tables, strict=True):
-        try:
-            return choices[registry.find(name).name]
-        except (ValueError, KeyError):
-            continue
-    return None
+        with contextlib.suppress(ValueError):
+            found = [c for c in choices.values() if c.cls is registry.find(name)]
+            if found:
+                return found
+    return []
 
 
 def _set(choice: Choice, key: str, value: str) -> None:
@@ -192,7 +212,7 @@ def target(text: str | None, classes: Sequence[str], images: Sequence[Path]) -> 
     if re.fullmatch(r"[-+]?\d+", text.strip()):
         return int(text)
     if text == "label":
-        return [_listed(path) for path in images]
+        return _listed(images)
     if not classes:
         raise Problem(f"--target {text}: the classes of this model have no names; give a number, or names with --labels FILE")
     exact = [i for i, c in enumerate(classes) if c == text]
@@ -209,26 +229,13 @@ def target(text: str | None, classes: Sequence[str], images: Sequence[Path]) -> 
     return found[0]
 
 
-def _listed(image: Path) -> int:
-    """The class of an image in the `labels.csv` beside it, in its columns `file` and `class_index`."""
-    path = image.parent / LABELS
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = {row["file"]: row["class_index"] for row in csv.DictReader(file)}
-    except FileNotFoundError as error:
-        raise Problem(f"--target label: there is no {LABELS} beside {image}") from error
-    except OSError as error:
-        raise Problem(f"--target label: {path} cannot be read: {error.strerror or error}") from error
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise Problem(f"--target label: {path} must be a CSV file with the columns file and class_index") from error
-    if image.name not in rows:
-        raise Problem(f"--target label: {path} does not list {image.name}")
-    try:
-        return int(rows[image.name])
-    except (ValueError, TypeError) as error:
-        raise Problem(
-            f"--target label: the class_index of {image.name} in {path} is {rows[image.name]!r}, no number"
-        ) from error
+def _listed(images: Sequence[Path]) -> list[int]:
+    """The classes of images in the `labels.csv` beside them, in its columns `file` and `class_index`."""
+    beside = labels_beside(images)
+    missing = next((p for p in images if p not in beside.numbers), None)
+    if missing is not None:
+        raise Problem(f"--target label: {beside.reason(missing)}")
+    return [beside.numbers[p] for p in images]
 
 
 # -- where results go --------------------------------------------------------------------------------------------------

@@ -12,11 +12,15 @@ USAGE, INTERRUPTED = 2, 130
 STOPPED = "stopped; the files that were written are whole"
 ClickException = cast("type[Exception]", typer.BadParameter.__mro__[2])  # typer brings its own click; older ones use click
 
-__all__ = ["Problem", "Program", "explained", "say"]
+__all__ = ["Problem", "Program", "Stopped", "explained", "say"]
 
 
 class Problem(Exception):  # noqa: N818  the user's, not ours
     """One sentence that says what is wrong and what to do."""
+
+
+class Stopped(Problem):
+    """Ctrl-C, where there is more to say than that."""
 
 
 @contextlib.contextmanager
@@ -70,7 +74,7 @@ def _tell(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, Problem):
         say(str(error))
-        return USAGE
+        return INTERRUPTED if isinstance(error, Stopped) else USAGE
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     message: str = error.format_message()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""The commands `explain` and `compare`, and which methods run on a model."""
+"""The command `explain`, what it has in common with `compare`, and which methods run on a model."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from attriscope.attribution.model import Model
 from attriscope.attribution.targets import Target
 from attriscope.metrics import metric as judges
 from attriscope.metrics import photographs
-from attriscope.metrics.photographs import Gallery, Photograph
+from attriscope.metrics.configuration import Entry
+from attriscope.metrics.inputs import LABEL
+from attriscope.metrics.photographs import Gallery, Photograph, Preparation
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -34,15 +36,18 @@ METHOD = "integrated_gradients"  # of `explain` where none is named: it runs on 
 DPI = 130, 300  # of figures: the least, and the most that a large photograph is drawn with
 
 __all__ = [
-    "METHOD", "Request", "Session",
-    "compare", "explain", "heatmap", "report", "run_study", "save_figure", "start", "suit", "summary_table", "write_overlay",
-    "write_study",
+    "METHOD", "Request", "Session", "Setup",
+    "explain", "heatmap", "look", "prepare", "report", "save_figure", "start", "suit", "tell", "write_overlay",
 ]
 
 
 @dataclass
 class Request:
-    """What was typed, the same for both commands."""
+    """What was typed, or stands in a TOML file; `None` where neither says anything.
+
+    `labelled` and `judged` are methods and metrics from a file, by label; `methods` and `metrics` are typed and count more.
+    `mild`: a metric that has a preset of its own keeps it.
+    """
 
     images: Sequence[Path]
     methods: Sequence[str]
@@ -51,26 +56,55 @@ class Request:
     metrics: Sequence[str] = ()
     settings: Sequence[str] = ()
     preset: str | None = None
+    mild: bool = False
     labels: Path | None = None
-    target: str | None = None
+    target: str | list[Any] | None = None
     budget: int | None = None
     size: int | None = None
     backend: str | None = None
+    limit: int | None = None
+    baselines: Sequence[str] = ()
+    annotations: Path | None = None
+    labelled: Mapping[str, Entry] = field(default_factory=dict)
+    judged: Mapping[str, Entry] = field(default_factory=dict)
 
 
 @dataclass
-class Session:
-    """Everything checked, and nothing run but one forward of each image."""
+class Setup:
+    """Everything checked that can be without the model running.
 
+    Attributes:
+        spec: The model's name, as it was typed.
+        model: The model.
+        preparation: How photographs become inputs.
+        paths: The photographs.
+        target: A class, "label", one for each photograph, or nothing.
+        chosen: The methods, by label.
+        judges: The metrics, by label.
+        classes: Class names, as far as they are known.
+        whose: Whose the class names are, for an error.
+    """
+
+    spec: str
     model: Model
-    photos: list[Photograph]
-    images: Tensor
-    target: Target
-    predicted: Tensor | None
-    probabilities: Tensor
+    preparation: Preparation
+    paths: list[Path]
+    target: Any
     chosen: dict[str, Choice]
     judges: dict[str, Choice]
-    classes: list[str] = field(default_factory=list)
+    classes: list[str]
+    whose: str
+
+
+@dataclass
+class Session(Setup):
+    """The photographs of a setup too, read and looked at once."""
+
+    photos: list[Photograph]
+    images: Tensor
+    frozen: Target
+    predicted: Tensor | None
+    probabilities: Tensor
 
     def class_name(self, image: int) -> str:
         """What is explained of an image."""
@@ -79,45 +113,84 @@ class Session:
 
     def index(self, image: int) -> int:
         """Its number."""
-        assert self.target.index is not None
-        return int(self.target.index[image, 0])
+        assert self.frozen.index is not None
+        return int(self.frozen.index[image, 0])
 
 
-def start(request: Request) -> Session:
-    """Check everything that was typed, cheap things first, then load the model and look at the images once.
+def prepare(request: Request, *, opened: bool) -> Setup:
+    """Check everything that was typed, cheap things first, then load the model.
+
+    Args:
+        request: What was typed.
+        opened: Whether every photograph must be an image, or is left out later where it is none.
 
     Raises:
         Problem: Something is wrong.
     """
-    chosen = options.choose(request.methods)
-    scored = options.choose(request.metrics, judges.REGISTRY)
-    options.configure(request.settings, chosen, scored, request.preset)
+    chosen = options.choose(request.methods) if request.methods else options.from_file(request.labelled)
+    registry = judges.REGISTRY
+    scored = options.choose(request.metrics, registry) if request.metrics else options.from_file(request.judged, registry)
+    options.configure(request.settings, chosen, scored, request.preset, mild=request.mild)
     names = options.labels(request.labels) if request.labels is not None else None
     with explained():
-        paths = photographs.find(request.images)
+        paths = photographs.find(request.images) if opened else photographs.listed(request.images)
     options.writable(request.out)
     _spare(paths, request.out)
-    if names is not None or request.target is None or request.target == "label":
-        options.target(request.target, names or (), paths)
+    typed = None if isinstance(request.target, list) else request.target
+    few = paths[: request.limit]
+    if names is not None or typed is None or typed == LABEL:
+        options.target(typed, names or (), few)
     loaded = models.load(request.model, request.size, request.backend)
     classes = loaded.classes if names is None else names
-    target = options.target(request.target, classes, paths)
+    found: Any = options.target(typed, classes, few)
+    target = request.target if isinstance(request.target, list) else LABEL if typed == LABEL else found
+    whose = "it has" if names is None else f"--labels {request.labels} has"
+    return Setup(request.model, loaded.model, loaded.preparation, paths, target, chosen, scored, classes, whose)
+
+
+def start(request: Request) -> Session:
+    """The same, and every photograph read and seen by the model once.
+
+    Raises:
+        Problem: Something is wrong.
+    """
+    setup = prepare(request, opened=True)
     with explained():
-        photos = photographs.read(paths, loaded.preparation)
+        photos = photographs.read(setup.paths, setup.preparation)
     images = torch.stack([p.input for p in photos])
-    model = loaded.model
+    model = setup.model
     if model.bounds is not None:
         low, high = model.bounds
         images = images * (high - low) + low
-    frozen = _look(model, images, target, request.model)
+    look(setup, images)
+    target: Any = options.target(LABEL, (), setup.paths) if setup.target == LABEL else setup.target
+    with explained():
+        frozen = model.resolve(images, target)
     count = (model.output_shape or (0,))[0]
-    if classes and count > 1 and len(classes) != count:
-        whose = f"--labels {request.labels} has" if names is not None else "it has"
-        raise Problem(f"--model {request.model}: it tells {count} classes apart, and {whose} {len(classes)} names")
     with model.uncounted():
         probabilities = model.scores(images, frozen, output="probability").float().cpu()
         predicted = model.outputs(images).argmax(1).cpu() if count > 1 else None
-    return Session(model, photos, images, frozen, predicted, probabilities, chosen, scored, classes)
+    return Session(
+        **vars(setup), photos=photos, images=images, frozen=frozen, predicted=predicted, probabilities=probabilities
+    )
+
+
+def look(setup: Setup, images: Tensor) -> None:
+    """The first time that the model runs, on the first of some images: a network that cannot says so here.
+
+    Raises:
+        Problem: It cannot, or its outputs are not what photographs are explained by.
+    """
+    with explained():
+        images = setup.model.check(images)
+    outputs = _outputs(setup.model, images[:1], setup.spec)
+    if not isinstance(outputs, Tensor) or outputs.ndim > 2:
+        raise Problem(f"--model {setup.spec}: it must give one score for each class, a tensor (N, classes)")
+    count = (setup.model.output_shape or (0,))[0]
+    if setup.classes and count > 1 and len(setup.classes) != count:
+        raise Problem(
+            f"--model {setup.spec}: it tells {count} classes apart, and {setup.whose} {len(setup.classes)} names"
+        )
 
 
 def suit(names: Sequence[str], spec: str, size: int | None) -> dict[str, str | None]:
@@ -144,23 +217,13 @@ def _outputs(model: Model, images: Tensor, spec: str) -> Any:
         raise Problem(f"--model {spec}: it cannot run on images of {shape} pixels (see --size): {why}") from error
 
 
-def _look(model: Model, images: Tensor, target: int | list[int] | None, spec: str) -> Target:
-    """The target, frozen; the first time that the model runs, so that a network which cannot says so here."""
-    with explained():
-        images = model.check(images)
-    outputs = _outputs(model, images[:1], spec)
-    if not isinstance(outputs, Tensor) or outputs.ndim > 2:
-        raise Problem(f"--model {spec}: it must give one score for each class, a tensor (N, classes)")
-    with explained():
-        return model.resolve(images, target)
-
-
 def _spare(paths: Sequence[Path], out: Path) -> None:
     """An image that lies in the folder for results, under a name that one of them may get, is refused."""
     here = out.resolve()
     for path in paths:
-        inside = path.resolve().parent == here
-        if inside and (path.name in {"compare.png", "curves.png"} or any(path.stem.startswith(f"{p.stem}-") for p in paths)):
+        if path.resolve().parent == here and (
+            path.name in {"compare.png", "curves.png"} or any(path.stem.startswith(f"{p.stem}-") for p in paths)
+        ):
             raise Problem(f"{path} lies in --out {out}, where it may be overwritten: choose another folder")
 
 
@@ -214,13 +277,14 @@ def _create(session: Session, budget: int | None) -> dict[str, Attributor]:
             if budget is None or f"budget={budget}" not in str(error):
                 raise Problem(one_line(error)) from error
             left_out[name] = one_line(error)
-    _tell(left_out)
+    tell(left_out)
     if not made:
         raise Problem("no method is left to run")
     return made
 
 
-def _tell(left_out: dict[str, str]) -> None:
+def tell(left_out: Mapping[str, str]) -> None:
+    """Name what was not run, with the reason."""
     for name, reason in left_out.items():
         say(f"left out {name}: {reason}")
 
@@ -257,51 +321,6 @@ def save_figure(figure: "Figure", path: Path, photo: Photograph | None = None) -
         figure.savefig(temporary, dpi=dpi, format="png")
 
 
-# -- compare -----------------------------------------------------------------------------------------------------------
-
-
-def compare(request: Request) -> None:
-    """Run methods and metrics on the images, write the study and its figures, and print the summary."""
-    session = start(request)
-    study = run_study(session, request.budget, request.out)
-    files = write_study(study, session, request.out)
-    print(summary_table(study))
-    _tell(study.left_out)
-    print(f"\nIn {request.out}: {', '.join(files)} and the study (in Python: attriscope.metrics.Study.load).")
-
-
-def run_study(session: Session, budget: int | None, out: Path) -> metrics.Study:
-    """All methods and metrics of a session."""
-    asked: dict[str, Any] = {
-        # a pattern that finds one name lets `compare` leave it out where it does not run
-        n: (n if c.asked else f"{c.family}/{n}", c.options) for n, c in session.chosen.items()
-    }
-    with explained():
-        return metrics.compare(
-            session.model,
-            session.images,
-            [session.index(i) for i in range(len(session.photos))],
-            attributors=asked,
-            metrics={n: judges.create(n, **c.options) for n, c in session.judges.items()},
-            out=out,
-            budget=budget,
-            names=[p.name for p in session.photos],
-            classes=session.classes or None,
-            progress=sys.stderr.isatty(),
-        )
-
-
-def write_study(study: metrics.Study, session: Session, out: Path) -> list[str]:
-    """The figures of a study; their names."""
-    files = ["compare.png"]
-    boxes = [p.reduced() for p in session.photos]
-    save_figure(visualization.side_by_side(study, photographs=Gallery(session.photos), boxes=boxes), out / files[0])
-    if study.curves:
-        files.append("curves.png")
-        save_figure(visualization.curves(study), out / files[1])
-    return files
-
-
 def report(folder: Path, out: Path | None, title: str | None) -> Path:
     """Write the report of a study that lies in a folder; the file.
 
@@ -311,23 +330,3 @@ def report(folder: Path, out: Path | None, title: str | None) -> Path:
     with explained():
         study = metrics.Study.load(folder)
         return visualization.report(study, folder / "report.html" if out is None else out, title=title)
-
-
-def summary_table(study: metrics.Study) -> str:
-    """A study's summary as text, one block for each metric."""
-    summary = study.summary()
-    blocks = []
-    for name, facts in study.metrics.items():
-        better = "higher is better" if facts["higher_is_better"] else "lower is better"
-        rows = [
-            [
-                str(method), f"{row['mean']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}",
-                "-" if row["rank"] != row["rank"] else f"{row['rank']:.0f}", int(row["images"]),
-                cost(row["forwards"], row["backwards"]), f"{row['seconds']:.2f}",
-            ]
-            for method, row in summary.loc[[name]].droplevel("metric").iterrows()
-        ]
-        head = ["method", "mean", "95% interval", "rank", "images", "cost", "seconds"]
-        blocks.append(f"{name} ({better}), mean over {len(study)} image{'' if len(study) == 1 else 's'}\n{table(head, rows)}")
-    paid = f"{study.paid:,} evaluations were paid; each method and metric alone would have paid {study.alone:,}."
-    return "\n\n".join([*blocks, f"cost and seconds: of the method alone, per image (f: forward, b: backward).\n{paid}"])

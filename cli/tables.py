@@ -16,7 +16,7 @@ from .problems import explained
 
 UNTYPED = {"tensor", "callable"}  # what a parameter takes in Python and nobody can type
 
-__all__ = ["cost", "describe_method", "describe_metric", "list_methods", "list_metrics", "table"]
+__all__ = ["cost", "describe_method", "describe_metric", "list_methods", "list_metrics", "price", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -105,8 +105,19 @@ def list_metrics(names: Sequence[str]) -> str:
     for name in names:
         known = metrics.describe(name)
         better = "higher" if known["higher_is_better"] else "lower"
-        rows.append([name, known["family"], better, cost(known["cost"], 0), sentence(known["summary"])])
+        rows.append([name, known["family"], better, price(known), sentence(known["summary"])])
     return table(["metric", "family", "better", "cost", "what it measures"], rows)
+
+
+def price(known: Mapping[str, Any]) -> str:
+    """What a metric costs for one map: forwards, and how often the method runs again.
+
+    Example:
+        >>> price({"cost": 28, "explanations": 0}), price({"cost": 0, "explanations": 10})
+        ('28f', '10E')
+    """
+    parts = [f"{known['cost']}f"] if known["cost"] or not known["explanations"] else []
+    return " + ".join([*parts, *([f"{known['explanations']}E"] if known["explanations"] else [])])
 
 
 def describe_method(name: str) -> str:
@@ -139,7 +150,9 @@ def describe_metric(name: str) -> str:
         "better": "higher" if known["higher_is_better"] else "lower",
         "range": f"{low:g} to {high:g}",
         "needs": ", ".join(known["needs"]),
-        "cost": f"{cost(known['cost'], 0)} for each map (f: forward evaluations); methods share a part",
+        "cost": f"{price(known)} for each map (f: forward evaluations, which methods share in part)"
+        if not known["explanations"]
+        else f"{price(known)} for each map (f: forward evaluations, E: explanations by the method again)",
     }
     options = parameters(metrics.REGISTRY.find(name))
     return _describe(name, sentence(known["summary"]), facts, options, "attriscope compare IMAGE... -m METHOD --metric")

@@ -132,7 +132,7 @@ class Source:
 
     def describe(self, target: Any, names: Sequence[str] | None, annotations: Annotations | None) -> None:
         """Say what belongs to the images; arguments and errors as for `source`."""
-        self._target = target
+        self._target = target.tolist() if isinstance(target, np.ndarray) else target
         if isinstance(target, str):
             if target != LABEL:
                 raise ValueError(f"target={target!r}: give a class number, one for each image, a callable, or 'label'")
@@ -297,7 +297,7 @@ class Source:
         target, shape = self._target, self._model.output_shape
         if target is None or isinstance(target, str) or not hasattr(target, "__len__"):
             return None
-        if isinstance(target, Tensor | np.ndarray):
+        if isinstance(target, Tensor):
             return target if target.ndim else None
         if isinstance(target, tuple) and all(hasattr(t, "__index__") for t in target):
             # a tuple of numbers is one entry of a dense output, or one class for each image
