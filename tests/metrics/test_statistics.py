@@ -172,6 +172,14 @@ def test_clusters_of_different_sizes_hold_the_mean():
     assert held(scores, 0.0) < 0.8, "clusters were no clusters"
 
 
+def test_a_shift_shifts_the_interval_of_clusters_too():
+    """Whose sums grow with their sizes, so that a wrong jackknife would take the sizes' skew for the scores'."""
+    ids = np.repeat(np.arange(7), [1, 1, 9, 1, 2, 1, 1])
+    scores = np.random.default_rng(10).normal(size=len(ids))
+    shifted = np.array(interval(scores + 50, clusters=ids)) - 50
+    np.testing.assert_allclose(shifted, interval(scores, clusters=ids), rtol=1e-6)  # of sums of 800
+
+
 def test_hits_in_clusters_get_a_bootstrap_interval():
     hits = np.repeat([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 4)
     low, high = interval(hits, clusters=np.repeat(np.arange(6), 4))
