@@ -447,6 +447,11 @@ def test_names_do_not_depend_on_what_can_be_read_today(model):
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_look_at_the_targets_is_nobodys_cost(model):
+    blocks(source(images(), model, target=[0] * 5))
+    assert model.forwards == 0
+
+
 def resolved(found, model):
     """The classes as a study would take them."""
     return [t for b in blocks(found) for t in model.resolve(b.images, b.target).value().tolist()]
@@ -594,6 +599,13 @@ def test_boxes_outside_the_crop_are_dropped(model, tmp_path):
         source([tmp_path / "a.png"], model, annotations=given, preparation=Preparation((16, 16), 16)).blocks(1)
     )
     assert block.annotations == {"boxes": [[[0.0, 2.0, 4.0, 6.0]]]}  # the crop begins at column 24
+
+
+def test_a_photograph_that_is_squashed_takes_its_boxes_along(model, tmp_path):
+    Image.new("RGB", (40, 10)).save(tmp_path / "a.png")
+    given = {"a.png": {"boxes": [[10, 5, 20, 10]]}}
+    found = source([tmp_path / "a.png"], model, annotations=given, preparation=Preparation((20, 8), (20, 8)))
+    assert next(found.blocks(1)).annotations == {"boxes": [[[2.0, 10.0, 4.0, 20.0]]]}
 
 
 def test_annotations_by_name(model, photos, tmp_path):
