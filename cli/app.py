@@ -110,6 +110,8 @@ def attriscope(
       attriscope explain cat.jpg -m grad_cam -m rise --out runs/cat
     Find out which method to believe, on a folder of photographs:
       attriscope compare photos -m grad_cam -m rise --metric insertion --metric deletion --out runs/photos
+    Send what was found to somebody, as one file:
+      attriscope report runs/photos
     See which methods there are, and the options of one:
       attriscope methods
       attriscope methods rise
@@ -326,6 +328,29 @@ def compare(
             dask=dask, report=report,
         )
     )
+
+
+@app.command(short_help="Write what a study found as one file to send.")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study: what compare was given as --out.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file to write; otherwise DIR/report.html.")
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="The report's title.")] = None,
+) -> None:
+    """Write a report on a study: one file of HTML that opens anywhere and loads nothing.
+
+    It says what is known and what is not, ranks the methods with intervals and tests, and has a gallery of all maps.
+
+    \b
+    For example:
+      attriscope report runs/photos
+      attriscope report runs/photos --out photos.html --title "Which map to trust"
+    """  # noqa: D301
+    from . import run
+
+    print(run.report(folder, out, title))
 
 
 @app.command(short_help="See all of it at work on four photographs.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from attriscope import visualization
+from attriscope import metrics, visualization
 from attriscope.attribution import attributor as methods
 from attriscope.attribution._files import atomic
 from attriscope.attribution.attributor import Attributor
@@ -37,7 +37,7 @@ DPI = 130, 300  # of figures: the least, and the most that a large photograph is
 
 __all__ = [
     "METHOD", "Request", "Session", "Setup",
-    "explain", "heatmap", "look", "prepare", "save_figure", "start", "suit", "tell", "write_overlay",
+    "explain", "heatmap", "look", "prepare", "report", "save_figure", "start", "suit", "tell", "write_overlay",
 ]
 
 
@@ -319,3 +319,14 @@ def save_figure(figure: "Figure", path: Path, photo: Photograph | None = None) -
         dpi = min(max(dpi, round(min(photo.width, photographs.LARGE) / inches)), DPI[1])
     with explained(), atomic(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
+
+
+def report(folder: Path, out: Path | None, title: str | None) -> Path:
+    """Write the report of a study that lies in a folder; the file.
+
+    Raises:
+        Problem: There is no study, it is damaged, or the file cannot be written.
+    """
+    with explained():
+        study = metrics.Study.load(folder)
+        return visualization.report(study, folder / "report.html" if out is None else out, title=title)

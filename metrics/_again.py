@@ -13,7 +13,7 @@ ALIKE = (str, int, float, type(None))  # options that say the same of every imag
 
 def explained(
     attributor: Attributor, versions: int, make: Callable[[int], tuple[Tensor, Target]], images: int
-) -> Iterator[tuple[int, Tensor, Tensor, Target]]:
+) -> Iterator[Tensor]:
     """Explain versions of some images: as many at a time as fill a batch, and at least one version of all images.
 
     A method that was given something for each image (a baseline, regions) gets one version of all images at a time. What
@@ -27,7 +27,7 @@ def explained(
         images: N.
 
     Yields:
-        The version, its inputs, its maps and its target.
+        The maps of one version after the other, `(N, 1, H, W)`.
 
     Raises:
         ValueError: The method is maps that were made elsewhere.
@@ -46,8 +46,7 @@ def explained(
             maps = attributor.attribute(inputs, target)
         finally:
             model.shared = shared
-        for k, (x, own) in enumerate(made):
-            yield start + k, x, maps[k * images : (k + 1) * images], own
+        yield from maps.split(images)
 
 
 def joined(targets: list[Target]) -> Target:

@@ -1,13 +1,15 @@
 """Figures that can be read without a caption: maps, methods side by side, curves, scales, ranks, costs.
 
-Every function returns a matplotlib `Figure` and leaves pyplot and its settings alone; save it with `.savefig(...)`.
+Every function but `report`, which writes a file, returns a matplotlib `Figure` and leaves pyplot and its settings alone;
+save it with `.savefig(...)`.
 """
 
 from .cost import cost
 from .critical_difference import critical_difference
 from .curves import curves
 from .heatmap import heatmap
+from .report import report
 from .side_by_side import side_by_side
 from .wavelet import wavelet
 
-__all__ = ["cost", "critical_difference", "curves", "heatmap", "side_by_side", "wavelet"]
+__all__ = ["cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "wavelet"]

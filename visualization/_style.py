@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import matplotlib as mpl
 import numpy as np
 import torch
+from attriscope.metrics.study import Study
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -30,6 +31,7 @@ LEADING = 0.03  # inches between one text and the next
 MARGIN = 0.2  # inches
 TITLE, BODY, SMALL = 12.0, 9.5, 8.5  # points
 FALLBACKS = 3  # other fonts that one text may take characters from
+UNDEFINED = "undefined"  # in place of a score
 
 BREAK = re.compile(r"[\s_/(=]|[-,.](?=[^\d\s])")  # a line may end behind these, but not inside a number
 
@@ -412,3 +414,22 @@ def ordinal(percentile: float) -> str:
     last = int(percentile) % 10 if percentile == int(percentile) and int(percentile) % 100 not in (11, 12, 13) else 0
     end = {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
     return f"{percentile:g}{end} percentile"
+
+
+def number(score: float, limits: Sequence[float]) -> str:
+    """Three decimals where a metric has bounds near 1, unless it is small, else three digits.
+
+    Example:
+        >>> number(0.61234, (0, 1)), number(0.001234, (0, 1)), number(12.345, (0, float("inf")))
+        ('0.612', '0.0012', '12.3')
+    """
+    if math.isnan(score):
+        return UNDEFINED
+    near = max(abs(v) for v in limits) <= 1
+    return f"{score:.3f}" if near and (abs(score) >= 0.1 or score == 0) else f"{score:#.2g}" if near else f"{score:.3g}"
+
+
+def identity(study: Study, label: str) -> dict[str, Any]:
+    """The method behind a label, by which its colours are understood."""
+    facts = study.methods[label]
+    return {"method": facts.get("name", label), "params": facts.get("params")}

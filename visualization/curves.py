@@ -91,7 +91,7 @@ def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
     """The curves of one metric."""
     protocol = study.metrics[name]["protocol"]
     output = str(protocol.get("output", "score")).replace("_", " ")
-    verb = {True: "inserted", False: "removed", None: "exchanged"}[_fact(study, name, "inserts", None)]
+    verb = {True: "inserted", False: "removed", None: "exchanged"}[inserts(study, name)]
     normalized = ", normalized" if protocol.get("normalize") else ""
     there = [m for m in chosen if (m, name) in study.curves]
     for method in there:
@@ -112,6 +112,12 @@ def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
     axes.grid(visible=True, color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def inserts(study: Study, name: str) -> bool | None:
+    """Whether the pixels of a metric's curve come or go; `None` where that is not known."""
+    found: bool | None = _fact(study, name, "inserts", None)
+    return found
 
 
 def _fact(study: Study, name: str, fact: str, unknown: Any) -> Any:

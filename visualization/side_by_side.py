@@ -1,6 +1,5 @@
 """Side by side: images down, methods across, with scores, costs and one scale of colours."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -20,7 +19,6 @@ LEAST = 6.0  # inches of width, so that the notes fit
 SHARP = 600  # pixels along the longer side of a photograph: twice what is seen
 LEGEND, SCORE = 4.4, 0.8  # inches: the colour bar, room for a score
 HEAD = 10.0  # points
-UNDEFINED = "undefined"
 CURE = "study.inputs = images, or pass photographs=[...]"
 
 __all__ = ["Scale", "side_by_side"]
@@ -67,7 +65,7 @@ def side_by_side(
     over = Photographs(
         study.inputs, photographs, boxes, study.bounds, count=len(study), sharp=SHARP, cure=CURE
     )
-    maps = {m: drawn(study.maps[m], **_identity(study, m)) for m in columns}
+    maps = {m: drawn(study.maps[m], **_style.identity(study, m)) for m in columns}
 
     with _style.style():
         return _Comparison(study, maps, scale, percentile).draw(over, chosen, more)
@@ -196,28 +194,9 @@ class _Comparison:
         for metric, facts in self.study.metrics.items():
             rows = table[(table["image"] == i) & (table["metric"] == metric)]
             own = rows.set_index("method")["score"].reindex(list(self.maps)).astype(float)
-            score = _number(float(own[method]), facts["range"])
-            best = _number(float(own.max() if facts["higher_is_better"] else own.min()), facts["range"])
-            bold = len(self.maps) > 1 and score == best != UNDEFINED
+            score = _style.number(float(own[method]), facts["range"])
+            best = _style.number(float(own.max() if facts["higher_is_better"] else own.min()), facts["range"])
+            bold = len(self.maps) > 1 and score == best != _style.UNDEFINED
             label = _style.wrap(metric, self.cell - SCORE, SMALL, bold=True)  # shortened here, so that the score stays
             y = self.sheet.text(x, y, f"{label} {score}", self.cell, size=SMALL, bold=bold)
         return y
-
-
-def _identity(study: Study, label: str) -> dict[str, Any]:
-    """The method behind a label, by which its colours are understood."""
-    facts = study.methods[label]
-    return {"method": facts.get("name", label), "params": facts.get("params")}
-
-
-def _number(score: float, limits: Sequence[float]) -> str:
-    """Three decimals where a metric has bounds near 1, unless it is small, else three digits.
-
-    Example:
-        >>> _number(0.61234, (0, 1)), _number(0.001234, (0, 1)), _number(12.345, (0, float("inf")))
-        ('0.612', '0.0012', '12.3')
-    """
-    if math.isnan(score):
-        return UNDEFINED
-    near = max(abs(v) for v in limits) <= 1
-    return f"{score:.3f}" if near and (abs(score) >= 0.1 or score == 0) else f"{score:#.2g}" if near else f"{score:.3g}"

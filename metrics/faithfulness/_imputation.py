@@ -116,7 +116,10 @@ def _levels(hole: Tensor) -> list[Grid]:
 
 
 def _cycle(levels: list[Grid], rest: Tensor) -> Tensor:
-    """Roughly the solution for the right side `rest`: a step of Jacobi, the coarser grids' correction, and a step."""
+    """Roughly the solution for the right side `rest`: a step of Jacobi, the coarser grids' correction, and a step.
+
+    At known places it is of no meaning, and does no harm: nothing is tied to them.
+    """
     grid = levels[0]
     guess = DAMPING * grid.inverse * rest
     if len(levels) > 1:
@@ -124,7 +127,7 @@ def _cycle(levels: list[Grid], rest: Tensor) -> Tensor:
         height, width = left.shape[2:]
         left = 4 * functional.avg_pool2d(functional.pad(left, (0, width % 2, 0, height % 2)), 2)
         far = _cycle(levels[1:], left).repeat_interleave(2, 2).repeat_interleave(2, 3)
-        guess = guess + far[..., :height, :width] * (grid.total > 0)
+        guess = guess + far[..., :height, :width]
     return guess + DAMPING * grid.inverse * (rest - grid.times(guess))
 
 
@@ -134,7 +137,7 @@ def impute(images: Tensor, hole: Tensor, *, tolerance: float = TOLERANCE) -> Ten
     .. math:: \sum_{j \in N(i)} w_{ij} (x_i - x_j) = 0 \quad \text{for every } i \text{ in the hole}
 
     with :math:`w = 1/6` for a neighbour that shares an edge and 1/12 for one at a corner; what lies outside the image is
-    left out. The system is solved by conjugate gradients with a multigrid preconditioner (pairs of places merged, and the
+    left out. The system is solved by conjugate gradients with a multigrid preconditioner (blocks of four merged, and the
     coarse grids' stiffness halved), for all images and channels at once; each image stops by itself, so that its result is
     not its batch mates'.
 

@@ -15,7 +15,7 @@ from .curve import Curve
     "average_highest_confidence",
     family="faithfulness",
     aliases=("highest_confidence",),
-    paper="Chen, Zhang, Cao, Kuang and Hu 2024, arXiv:2402.09164",
+    paper="Chen, Zhang, Liang, Li and Cao 2024, arXiv:2402.09164",
 )
 class AverageHighestConfidence(Curve):
     """Highest score on the way of insertion within a share of the pixels, averaged over several shares.

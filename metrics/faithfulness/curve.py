@@ -34,9 +34,7 @@ PRESETS: dict[Preset, tuple[int, Output, str, str]] = {
     "xplique": (10, "logit", "mean", "mean"),
     "smdl-50": (50, "probability", "black", "black"),
 }
-SMALL = (
-    1e-3  # a score that changes by less when all is removed normalizes nothing: rounding would be seen in the result
-)
+SMALL = 1e-3  # by what a score must change when all is removed: less, and its rounding would be seen when it divides
 
 
 def rise_blur(images: Tensor, model: Model) -> Tensor:
@@ -66,16 +64,22 @@ def ranks(maps: Tensor, *, ties: Ties = "random", seed: int = 0) -> Tensor:
         >>> ranks(torch.tensor([[[1.0, 3.0], [2.0, 0.0]]])).tolist()
         [[[2, 0], [1, 3]]]
     """
+    return _sorted(maps, ties, seed)[0]
+
+
+def _sorted(maps: Tensor, ties: Ties, seed: int) -> tuple[Tensor, Tensor]:
+    """`ranks`, and the values in that order, `(N, H * W)`: sorting is most of what a curve costs beside its forwards."""
     flat = maps.flatten(1)
     n, pixels = flat.shape
     if ties == "random":
         shuffle = uniforms(seed, 1, pixels, stream=1_000_002)[0].argsort(stable=True).to(flat.device)
-        order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
+        values, order = flat[:, shuffle].sort(dim=1, descending=True, stable=True)
+        order = shuffle[order]
     else:
-        order = flat.argsort(dim=1, descending=True, stable=True)
+        values, order = flat.sort(dim=1, descending=True, stable=True)
     place = torch.empty_like(order, dtype=torch.int32)
     numbers = torch.arange(pixels, dtype=torch.int32, device=flat.device).expand(n, -1)
-    return place.scatter_(1, order, numbers).reshape(maps.shape)
+    return place.scatter_(1, order, numbers).reshape(maps.shape), values
 
 
 def cut_points(pixels: int, steps: int) -> Tensor:
@@ -94,9 +98,13 @@ def cut_points(pixels: int, steps: int) -> Tensor:
     return torch.where(2 * at < steps, down, pixels - down.flip(0))
 
 
-def tied_share(maps: Tensor) -> Tensor:
-    """The share of pixels that have the value of another, `(N,)`."""
-    values = maps.flatten(1).sort(1).values
+def tied_share(values: Tensor) -> Tensor:
+    """The share of pixels that have the value of another, `(N,)`, of sorted values `(N, P)`.
+
+    Example:
+        >>> tied_share(torch.tensor([[4.0, 3.0, 3.0, 1.0]])).tolist()
+        [0.5]
+    """
     same = values[:, 1:] == values[:, :-1]
     both = torch.zeros_like(values, dtype=torch.bool)
     both[:, 1:] |= same
@@ -146,14 +154,20 @@ class Order:
 
     def __init__(self, maps: Tensor, ties: Ties, seed: int) -> None:
         self.maps = maps  # held, so that its address is nobody else's
-        self.most = Alike(ranks(maps, ties=ties, seed=seed))
-        self.defined = (maps.flatten(1).amax(1) > maps.flatten(1).amin(1)).cpu()
-        self.tied = tied_share(maps).cpu()
+        place, values = _sorted(maps, ties, seed)
+        self.most = Alike(place)
+        self.defined = (values[:, 0] > values[:, -1]).cpu()
+        self.tied = tied_share(values).cpu()
 
     @cached_property
     def least(self) -> Alike:
         """Each pixel's place if the least important comes first: exactly the other way round, ties as well."""
         return Alike(self.maps[0].numel() - 1 - self.most.tensor)
+
+
+def ordered(todo: Evaluations, maps: Tensor, ties: Ties, seed: int) -> Order:
+    """The order of some maps' pixels, once for all metrics that ask for it."""
+    return todo.once(("order", id(maps), ties, seed), lambda: Order(maps, ties, seed))
 
 
 class Exchange(MapMetric):
@@ -206,8 +220,7 @@ class Exchange(MapMetric):
 
     def ordered(self, todo: Evaluations, maps: Tensor) -> Order:
         """The order of the maps' pixels, once for all metrics that ask for it."""
-        key = ("order", id(maps), self.ties, self.seed)
-        return todo.once(key, lambda: Order(maps, self.ties, self.seed))
+        return ordered(todo, maps, self.ties, self.seed)
 
     def rising(self, todo: Evaluations, images: Tensor, maps: Tensor, spec: Any, *, most: bool) -> Callable[[], Tensor]:
         """Ask for the scores of images that begin as the baseline and end as they are, `(N, K)` float64 on the CPU.

@@ -126,7 +126,7 @@ class LabelLeakage(MethodMetric):
             return images, Target(target.rows, target.count, index=asked[:, k : k + 1].to(target.rows.device))
 
         places, defined = [], []
-        for _, _, found, _ in explained(attributor, number, one, len(images)):
+        for found in explained(attributor, number, one, len(images)):
             flat = check_maps(found, images)
             places.append(ranks(flat, ties=self.ties, seed=self.seed))
             defined.append(flat.flatten(1).amax(1) > flat.flatten(1).amin(1))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from attriscope.attribution._parameters import Range, Seed, canonical
+from attriscope.attribution._parameters import Range, Seed
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.randomness import gaussians
 from attriscope.attribution.targets import Output
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..metric import MapMetric, Scored, register
 from ._imputation import Imputed
-from .curve import Ties, ranks, tied_share
+from .curve import Ties, ordered
 
 Preset = Literal["few", "quantus"]
 Read = Literal["accuracy", "probability", "logit", "log_probability", "margin"]
@@ -105,14 +105,12 @@ class Removal(MapMetric):
         like = images if images.dtype == torch.float64 else images.float()
         noise = gaussians(self.seed, 1, images[0].numel(), like=like, stream=STREAM).reshape(images.shape[1:])
         noise = noise * (self.noise * (high - low))
-        place = ranks(maps, ties=self.ties, seed=self.seed)
+        places = ordered(todo, maps, self.ties, self.seed)
         curves = []
         for order in self.orders:
-            first = place if order == "most" else maps[0].numel() - 1 - place
-            key = ("road", percentages, self.noise, self.seed, canonical(first))
-            curves.append(todo.ask(Imputed(images, first, cuts, noise), output=output, key=key))
-        defined = maps.flatten(1).amax(1) > maps.flatten(1).amin(1)
-        tied = tied_share(maps)
+            first = places.most if order == "most" else places.least
+            key = ("road", percentages, self.noise, self.seed, first)
+            curves.append(todo.ask(Imputed(images, first.tensor, cuts, noise), output=output, key=key))
         at = torch.tensor(percentages, dtype=torch.float64) / 100
 
         def finish() -> Scored:
@@ -120,9 +118,9 @@ class Removal(MapMetric):
             if protocol["output"] == "accuracy":
                 found = [(f >= 0).double() for f in found]
             values = (found[1] - found[0]) / 2 if len(found) > 1 else found[0]
-            scores = torch.where(defined.cpu(), area(values, at), torch.nan)
+            scores = torch.where(places.defined, area(values, at), torch.nan)
             more: dict[str, Tensor] = {order: area(f, at) for order, f in zip(self.orders, found, strict=True)}
-            return Scored(scores, at, values, tied.cpu(), more if len(found) > 1 else {})
+            return Scored(scores, at, values, places.tied, more if len(found) > 1 else {})
 
         return finish
 

@@ -74,7 +74,7 @@ class SensitivityMax(MethodMetric):
     Args:
         radius: How far a value moves at most, as a share of the range of the model's bounds (of 1 where there are none).
         samples: How many images are drawn around each: r explanations.
-        floor: Whether to explain the clean image once more with another seed; 0 for a method that does not draw.
+        floor: Whether to explain the clean image once more with another seed; 0 for a method without one.
         seed: Draw k depends on the seed and k alone, and is the same for every image and method.
 
     Example:
@@ -97,7 +97,7 @@ class SensitivityMax(MethodMetric):
 
     @property
     def explanations(self) -> int:
-        """One for each draw, and one for the floor, which a method that does not draw is spared."""
+        """One for each draw, and one for the floor, which a method without a seed is spared."""
         return self.samples + self.floor
 
     def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
@@ -113,7 +113,7 @@ class SensitivityMax(MethodMetric):
             return disturbed(images, self.radius, draw, seed=self.seed, bounds=bounds), target
 
         total = most = torch.zeros(len(images), dtype=torch.float64)
-        for _, _, others, _ in explained(attributor, self.samples, moved, len(images)):
+        for others in explained(attributor, self.samples, moved, len(images)):
             one = change(maps, others)
             total, most = total + one, torch.maximum(most, one)
         details = {"mean": total / self.samples}
@@ -124,8 +124,8 @@ class SensitivityMax(MethodMetric):
     def _floor(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Tensor:
         """The change where nothing but the method's seed does."""
         seed = attributor.params.get("seed")
-        if not attributor.facts.tags["stochastic"] or seed is None:
+        if seed is None:
             return change(maps, maps)
         other = type(attributor)(attributor.model, **{**attributor.params, "seed": seed + 1})
-        ((_, _, again, _),) = explained(other, 1, lambda _: (images, target), len(images))
+        (again,) = explained(other, 1, lambda _: (images, target), len(images))
         return change(maps, again)

@@ -40,8 +40,10 @@ def test_what_does_not_look_at_the_image_is_the_same_for_all(name, networks, ima
 
 
 def test_a_random_map_is_uniform_noise_and_another_seed_s_is_independent(networks, images):
-    x = images(1, 3, 64, 64)
-    maps = [attribution.create("random", networks.cnn(), seed=s).attribute(x, 0).flatten() for s in (0, 1)]
+    x = images(1, 3, 32, 128)
+    found = [attribution.create("random", networks.cnn(), seed=s).explain(x, 0) for s in (0, 1)]
+    assert found[0].native.shape == (1, 1, 32, 128)
+    maps = [f.maps.flatten() for f in found]
     for one in maps:
         # the 99.9% point of Kolmogorov and Smirnov's distance for 4096 draws is 0.03
         assert stats.kstest(one.double().numpy(), "uniform").statistic < 0.03

@@ -34,6 +34,7 @@ def test_equal_hashes_are_not_enough():
     other._hash = one._hash
     assert one != other
     assert Alike(torch.zeros(2)) == Alike(torch.zeros(2))
+    assert Alike(torch.zeros(2)) != Alike(torch.zeros(2, dtype=torch.float64)), "0 is 0, but not as a network's input"
 
 
 def test_blocks_of_a_large_tensor_have_places(monkeypatch):

@@ -296,5 +296,7 @@ def test_a_study_and_its_figures_name_what_they_are():
     ]:  # fmt: skip
         facts = metrics.describe(name)
         assert (facts["higher_is_better"], facts["range"]) == (higher, (low, 1))
+    assert metrics.create("aopc", order="least").protocol["order"] == "least"
+    assert metrics.create("average_highest_confidence", budgets=(0.5,)).protocol["budgets"] == (0.5,)
     assert metrics.create("symmetric_relevance_gain").name == "srg"
     assert metrics.create("morf").name == "pixel_flipping"

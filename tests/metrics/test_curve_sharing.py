@@ -79,7 +79,11 @@ def test_a_map_and_its_negative_are_paid_once_with_one_baseline():
 def test_ties_that_the_seed_breaks_are_other_orders_and_the_lack_of_ties_is_not():
     seeds = {str(s): metrics.create("deletion", seed=s) for s in range(3)}
     assert paid(seeds, [maps(0)])[0] == 2 + STEPS - 1
-    assert paid(seeds, [maps(0).mul(9).round()])[0] == 2 + 3 * (STEPS - 1)
+    tied = maps(0).mul(9).round()
+    assert paid(seeds, [tied])[0] == 2 + 3 * (STEPS - 1)
+    rules = {ties: metrics.create("deletion", ties=ties) for ties in ("random", "index")}
+    assert paid(rules, [maps(0)])[0] == 2 + STEPS - 1
+    assert paid(rules, [tied])[0] == 2 + 2 * (STEPS - 1)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_in_company_every_score_is_that_of_the_metric_alone(name):
 
 def test_the_baseline_and_the_order_are_made_once(monkeypatch):
     made = {"blur": 0, "ranks": 0, "own": 0}
-    blur, ranks = curve.rise_blur, curve.ranks
+    blur, ranks = curve.rise_blur, curve._sorted
 
     def count(name, function):
         def counted(*args, **options):
@@ -123,7 +127,7 @@ def test_the_baseline_and_the_order_are_made_once(monkeypatch):
         return counted
 
     monkeypatch.setattr(curve, "rise_blur", count("blur", blur))
-    monkeypatch.setattr(curve, "ranks", count("ranks", ranks))
+    monkeypatch.setattr(curve, "_sorted", count("ranks", ranks))
     own = count("own", torch.zeros_like)
     judges = {n: n for n in (*BOTH, "insertion_minus_deletion", "srg", "aopc")}
     judges |= {"mine": metrics.create("deletion", baseline=own), "again": metrics.create("srg", baseline=own)}

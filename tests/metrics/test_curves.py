@@ -327,8 +327,8 @@ def test_ties_are_drawn_once_for_all_and_reported():
     assert drawn[0, :2].flatten().tolist() != list(range(12)), "drawn, not from the top left"
     assert curve.ranks(flat, ties="index")[0, :2].flatten().tolist() == list(range(12))
     assert not torch.equal(curve.ranks(flat, seed=1), drawn)
-    assert curve.tied_share(flat).tolist() == [1.0, 1.0]
-    assert curve.tied_share(torch.arange(36.0).reshape(1, 6, 6)).item() == 0
+    assert curve.Order(flat, "random", 0).tied.tolist() == [1.0, 1.0]
+    assert curve.Order(torch.arange(36.0).reshape(1, 6, 6), "random", 0).tied.item() == 0
 
 
 def test_ranks_are_those_of_numpy():

@@ -165,6 +165,17 @@ def test_one_constant_map_makes_its_image_undefined():
     assert all(v.isnan().item() for v in found.details.values())
 
 
+def test_pixels_that_tie_are_kept_by_the_tie_rule():
+    """A quarter of the pixels is kept, and all but one tie: the first four hold all three classes' pixels."""
+    rules = [{"ties": "index"}, *({"ties": "random", "seed": s} for s in range(4))]
+    found = [
+        metric(keep=0.25, **r).score(Encoding(model()), image(), curves=True).details["gain"].item() for r in rules
+    ]
+    assert abs(found[0]) < 1e-7  # softmax in single precision
+    assert min(map(abs, found[1:])) > 1e-3
+    assert len(set(found)) > 2
+
+
 def test_sigmoids_have_a_leak_and_no_divergence():
     found = metric().score(Encoding(model(activation="sigmoid")), image(), curves=True)
     # one pixel decides each sigmoid: kept or all, it is the same

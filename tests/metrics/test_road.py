@@ -110,6 +110,29 @@ def test_the_imputation_is_the_reference_s():
         torch.testing.assert_close(filled, expected.reshape(filled.shape).to(filled), atol=5e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 14), (7, 6)])
+def test_a_coarse_grid_has_half_of_the_ties_between_its_blocks(height, width):
+    """Ties as a matrix: pixels that share a block share a value, so that blocks' rows and columns are added up."""
+    hole = holes(height, width)[2:3, None].double()
+    fine, coarse = _imputation._levels(hole)[:2]
+
+    def matrix(grid):
+        shape = grid.outside.shape[2:]
+        units = torch.eye(shape.numel(), dtype=torch.float64).reshape(-1, 1, *shape)
+        return torch.cat([grid.times(u[None]).flatten()[None] for u in units])
+
+    y, x = torch.meshgrid(torch.arange(height) // 2, torch.arange(width) // 2, indexing="ij")
+    blocks = functional.one_hot((y * -(-width // 2) + x).flatten()).double()
+    expected = blocks.T @ matrix(fine) @ blocks
+    found = matrix(coarse)
+    apart = ~torch.eye(len(found), dtype=torch.bool)
+    torch.testing.assert_close(found[apart], expected[apart] / 2)
+    outside = functional.pad(fine.outside, (0, width % 2, 0, height % 2))
+    torch.testing.assert_close(coarse.outside, functional.avg_pool2d(outside, 2) * 4)
+    torch.testing.assert_close(found.sum(1), coarse.outside.flatten())  # a constant pulls at what is known alone
+    torch.testing.assert_close(matrix(fine).sum(1), fine.outside.flatten())
+
+
 def test_an_image_s_imputation_is_not_its_batch_mates_or_its_scale_s():
     gaps, images = holes(16, 16), pictures(8, 16, 16)
     together = impute(images, gaps)
@@ -270,7 +293,7 @@ def test_imputed_images_are_written_in_any_slices_alike_and_in_small_pieces(monk
     for k in range(0, 20, 5):
         source.write(parts[k : k + 5], 0, slice(k, k + 5))
     torch.testing.assert_close(whole, parts, atol=1e-6, rtol=0)  # sums in another order
-    assert max(sizes) <= _imputation.PIECE
+    assert max(sizes) == 8
 
 
 def test_the_same_map_is_paid_once_by_all_three():

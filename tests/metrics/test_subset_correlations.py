@@ -409,6 +409,23 @@ def test_protocols_name_everything_that_moves_the_number():
     assert metrics.create("faithfulness_correlation").protocol["baseline"] == "black"
 
 
+def test_every_option_reaches_what_is_done():
+    shape = (3, 32, 32)
+    for name in ("mu_fidelity", "faithfulness_correlation", "sensitivity_n", "idsds"):
+        assert metrics.create(name).plan(shape).correlation == ("spearman" if name == "idsds" else "pearson")
+        for kind in ("pearson", "spearman"):
+            assert metrics.create(name, correlation=kind).plan(shape).correlation == kind
+        if name != "idsds":
+            (draws,) = metrics.create(name, seed=7, samples=13).plan(shape).draws
+            assert (draws.seed, draws.samples) == (7, 13)
+    (draws,) = metrics.create("mu_fidelity", grid=2, share=0.9).plan(shape).draws
+    assert draws.take == 3, "never all of the cells"
+    (draws,) = metrics.create("sensitivity_n").plan((3, 5, 5)).draws
+    assert draws == Fixed(25, 100, 2, 0)
+    (draws,) = metrics.create("faithfulness_correlation").plan((3, 8, 5)).draws
+    assert draws == Fixed(40, 100, 20, 0)
+
+
 def test_several_n_give_a_curve_and_its_mean():
     x, maps = rand(2, *SHAPE), rand(2, *SHAPE[1:], seed=2)
     found = metrics.create("sensitivity_n", n=(2, 30, 70)).score(model_of(curved), x, maps, target=0, curves=True)
