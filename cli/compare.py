@@ -354,10 +354,9 @@ def write_study(study: metrics.Study, setup: Setup, out: Path, *, report: bool =
     if study.curves:
         files.append("curves.png")
         save_figure(visualization.curves(study), out / files[1])
-    make = getattr(visualization, "report", None)
-    if report and make is not None:
+    if report:
         with explained():
-            make(study, out / "report.html")
+            visualization.report(study, out / "report.html")
         files.append("report.html")
     return files
 

@@ -23,6 +23,7 @@ from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
+from .photographs import Preparation
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
@@ -30,6 +31,7 @@ __all__ = [
     "MapMetric",
     "MethodMetric",
     "Metric",
+    "Preparation",
     "Scored",
     "Study",
     "available",
