@@ -9,7 +9,7 @@ def folder(run, photo, nets, tmp_path):
     out = tmp_path / "study"
     code, _, err = run(
         "compare", photo(), "-m", "saliency", "-m", "input_x_gradient", "--metric", "insertion", "-o", "insertion.steps=4",
-        "--model", f"{nets}:bright", "--size", 32, "--out", out,
+        "--model", f"{nets}:bright", "--size", 32, "--no-report", "--out", out,
     )  # fmt: skip
     assert code == 0, err
     return out
@@ -31,7 +31,7 @@ def test_a_report_lies_in_the_study_or_where_it_is_wanted(run, folder, tmp_path)
 def test_what_is_no_study_is_told(fails, folder, tmp_path):
     assert fails("report", tmp_path) == f"{tmp_path} holds no study: there is no study.json in it"
     assert "holds no study" in fails("report", tmp_path / "nowhere")
-    (folder / "study.safetensors").write_bytes(b"rubbish")
+    (folder / "study.json").write_bytes(b"rubbish")
     assert "is damaged" in fails("report", folder)
     assert not (folder / "report.html").exists()
 
