@@ -6,6 +6,7 @@ each other. Scores are `(U, M)`, a column for each method, or `(U,)`; NaN is whe
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -88,7 +89,7 @@ def interval(
     known = ~np.isnan(table)
     binary = is_hits(table) if hits is None else hits
     ends = np.full((2, table.shape[1]), math.nan)
-    for rows, columns in _patterns(known):
+    for rows, columns in _patterns(known, at_once=max(1, CHUNK // resamples)):
         own = table[np.ix_(rows, columns)]
         if groups is not None:
             sums, sizes = _sums(own, groups[rows])
@@ -219,18 +220,25 @@ def sign_flip(differences: Any, *, permutations: int = PERMUTATIONS, seed: int =
     p = np.empty(units.shape[1])
     for k in np.flatnonzero(exact):
         own = units[moving[:, k], k]
-        signs = 1.0 - 2.0 * ((np.arange(1 << len(own))[:, None] >> np.arange(len(own))) & 1)
-        p[k] = (np.abs(signs @ own) >= limit[k]).mean()
-    if not exact.all():
-        rng, hits = np.random.default_rng(seed), np.zeros(int((~exact).sum()))
-        own, at_once = units[:, ~exact], max(1, CHUNK // len(units))
+        p[k] = (np.abs(_all_signs(len(own)) @ own) >= limit[k]).mean()
+    drawn = np.flatnonzero(~exact)
+    if len(drawn):
+        rng, hits = np.random.default_rng(seed), np.zeros(units.shape[1])
+        at_once = max(1, CHUNK // len(units))
         for start in range(0, permutations, at_once):
             rows = min(at_once, permutations - start)
             signs = 1.0 - 2.0 * rng.integers(0, 2, (rows, len(units)), dtype=np.int8)
-            hits += (np.abs(signs @ own) >= limit[~exact]).sum(0)
-        p[~exact] = (hits + 1) / (permutations + 1)
+            for part in np.array_split(drawn, -(-len(drawn) * rows // CHUNK)):
+                hits[part] += (np.abs(signs @ units[:, part]) >= limit[part]).sum(0)
+        p[drawn] = (hits[drawn] + 1) / (permutations + 1)
     p[none] = math.nan
     return p.reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _all_signs(n: int) -> Floats:
+    """Every pattern of `n` signs, `(2^n, n)`."""
+    return (1 - 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)).astype(np.float64)
 
 
 def holm(p: Any) -> Floats:
@@ -515,13 +523,13 @@ def _sums(table: Floats, groups: NDArray[np.int64]) -> tuple[Floats, Floats]:
     return sums, sizes.astype(np.float64)
 
 
-def _patterns(known: Any) -> Iterator[tuple[Any, Any]]:
-    """Columns that are defined for the same units: those units and those columns, as indices."""
+def _patterns(known: Any, at_once: int) -> Iterator[tuple[Any, Any]]:
+    """Columns that are defined for the same units, some at a time: those units and those columns, as indices."""
     patterns: dict[bytes, list[int]] = {}
     for k in range(known.shape[1]):
         patterns.setdefault(known[:, k].tobytes(), []).append(k)
     for same in patterns.values():
-        columns = np.array(same)
-        rows = np.flatnonzero(known[:, columns[0]])
+        rows = np.flatnonzero(known[:, same[0]])
         if len(rows):
-            yield rows, columns
+            for start in range(0, len(same), at_once):
+                yield rows, np.array(same[start : start + at_once])

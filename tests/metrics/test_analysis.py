@@ -12,7 +12,7 @@ from attriscope import attribution, metrics
 from attriscope.attribution import attributor
 from attriscope.attribution.attributor import Attributor, Computed
 from attriscope.attribution.registry import Facts
-from attriscope.metrics import analysis, statistics
+from attriscope.metrics import analysis, metric, statistics
 from torch import nn
 
 
@@ -232,6 +232,15 @@ def test_needed_is_more_images_at_the_level_that_the_correction_leaves():
 def test_what_a_small_sample_missed_takes_at_least_one_more():
     table = np.array([[0.0, 1.0]] * 5)  # 5 signs cannot reject, 6 can
     assert analysis.pairs(made(table), "insertion")["needed"].tolist() == [1]
+    table = np.array([[0.0, 1.0]] * 5 + [[0.01, 0.0]])  # 6 could, had the last not said the contrary
+    assert analysis.pairs(made(table), "insertion")["needed"].tolist() == [1]
+
+
+def test_none_is_needed_exactly_where_the_corrected_test_tells_apart():
+    found = analysis.pairs(made(noisy([0.0, 0.05, 0.1, 0.15], n=16, seed=1)), "insertion")
+    assert ((found["p"] < 0.05) & (found["p_holm"] >= 0.05)).any(), "a case in point"
+    assert ((found["needed"] == 0) == (found["p_holm"] < 0.05)).all()
+    assert analysis._alpha(0.95) == 0.05
 
 
 def test_many_pairs_can_still_be_told_apart():
@@ -393,6 +402,9 @@ def test_a_method_that_searched_with_the_metrics_own_baseline_is_marked():
     assert found["a"] == ("insertion (black)", "deletion")
     assert found["b"] == ("insertion (mean)",), "also that of a method inside, and one of several"
     assert found["c"] == (), "none was given"
+    study = several()
+    study.metrics["deletion"] = {**LOWER, "protocol": {"baseline": None}}
+    assert analysis.leaderboard(study)["own_baseline"]["c"] == ()
 
 
 def test_a_leaderboard_drops_what_is_not_defined_for_all_and_counts_metrics():
@@ -421,6 +433,18 @@ def test_who_has_a_say_is_known_from_the_registry_where_the_study_does_not_say()
     assert not analysis._counts({**facts, "higher_is_better": None})
     assert analysis._counts({**facts, "name": "somebody_elses"})
     assert not analysis._counts({**facts, "name": "somebody_elses", "faithful": False})
+
+    class Rerun(metrics.MethodMetric):
+        """Says of itself that it runs methods again, and not that a faithful one must win."""
+
+        def measure(self, attributor, images, target, maps):
+            return metrics.Scored(images)
+
+    metric.REGISTRY.add(Rerun, Facts("rerun_for_a_test", "custom", ""))
+    try:
+        assert not analysis._counts({**facts, "name": "rerun_for_a_test"})
+    finally:
+        metric.REGISTRY.remove("rerun_for_a_test")
     without = Made({"a": {}}, {"x": {**facts, "faithful": False}}, given={"x": np.ones((2, 1))})
     assert analysis.leaderboard(without)["rank"].isna().all()
 
@@ -485,7 +509,10 @@ def test_sentences_say_what_is_known_and_what_is_not():
 
 
 def test_sentences_name_a_few_and_count_the_rest():
-    said = analysis.sentences(made(noisy(np.zeros(8), n=10)), "insertion")
+    study = made(noisy(np.zeros(8), n=10))
+    said, pairs = analysis.sentences(study, "insertion"), analysis.pairs(study, "insertion")
+    closest = pairs[pairs["a"] == pairs["a"].iloc[0]].sort_values("needed").iloc[0]
+    assert said[1].endswith(f"about {analysis._about(closest['needed'])} more would separate it from {closest['b']}.")
     assert "and" not in said[1].split(" or ")[0][2:].split(", ")
     assert " or 4 others cannot be told apart on 10 images; about " in said[1]
     assert "more would separate it from" in said[1]

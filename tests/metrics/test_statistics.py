@@ -123,7 +123,8 @@ def test_a_shift_shifts_a_scale_scales_and_a_seed_repeats():
 
 def test_chunks_of_memory_change_nothing_but_the_draws(monkeypatch):
     scores = np.random.default_rng(7).normal(size=(20, 2))
-    before = np.array(interval(scores))
+    before, one = np.array(interval(scores)), interval(scores[:, 1])
+    np.testing.assert_allclose(before[:, 1], one, rtol=1e-12)  # whoever stands beside it
     monkeypatch.setattr(statistics, "CHUNK", 64)
     after = np.array(interval(scores))
     assert abs(after - before).max() < 0.1 * (before[1] - before[0]).min()
@@ -169,6 +170,14 @@ def test_clusters_of_different_sizes_hold_the_mean():
     scores = rng.normal(size=(80, REPEATS))[ids] + 0.3 * rng.normal(size=(len(ids), REPEATS))
     assert 0.925 <= held(scores, 0.0, clusters=ids) <= 0.97  # a ratio of two random sums: a little narrower
     assert held(scores, 0.0) < 0.8, "clusters were no clusters"
+
+
+def test_a_shift_shifts_the_interval_of_clusters_too():
+    """Whose sums grow with their sizes, so that a wrong jackknife would take the sizes' skew for the scores'."""
+    ids = np.repeat(np.arange(7), [1, 1, 9, 1, 2, 1, 1])
+    scores = np.random.default_rng(10).normal(size=len(ids))
+    shifted = np.array(interval(scores + 50, clusters=ids)) - 50
+    np.testing.assert_allclose(shifted, interval(scores, clusters=ids), rtol=1e-6)  # of sums of 800
 
 
 def test_hits_in_clusters_get_a_bootstrap_interval():
@@ -248,6 +257,7 @@ def test_chunks_and_a_seed_of_sign_flips(monkeypatch):
     first = sign_flip(differences, seed=1)
     assert np.array_equal(first, sign_flip(differences, seed=1))
     assert not np.array_equal(first, sign_flip(differences, seed=2))
+    assert sign_flip(differences[:, 1], seed=1) == first[1], "whoever stands beside it"
     monkeypatch.setattr(statistics, "CHUNK", 100)
     np.testing.assert_allclose(sign_flip(differences, seed=1), first, atol=0.02)  # other draws
     with pytest.raises(ValueError, match="permutations=0"):

@@ -10,7 +10,7 @@ from attriscope.attribution.attributor import Attributor, Computed
 from attriscope.attribution.registry import Facts
 from attriscope.metrics import analysis
 from attriscope.visualization import cost
-from attriscope.visualization.cost import DOT, WIDTH, _hits, _round
+from attriscope.visualization.cost import DOT, WIDTH, _hits, _round, _runs_through
 from matplotlib.text import Text
 
 LONG = "a_long_method_{}(option=256, baseline=blur, other_option=0.25)"
@@ -189,9 +189,9 @@ def test_scores_that_are_missing_or_all_the_same_are_said_or_drawn(words):
     assert "over 17 to 20 images" in said
     assert "without a score or a cost: a, d." in said or "without a score or a cost: d, a." in said
     assert "Undefined on some images: b (3)." in said
-    table["score"] = 0.0
+    table["score"] = 0.5
     bottom, top = cost(study, "ins").axes[0].get_ylim()
-    assert bottom < 0 < top
+    assert bottom < 0.5 < top
     one = priced({"a": (1, 0), "b": (2, 0)}, n=1)
     assert "interval" not in words(cost(one, "ins"))
 
@@ -224,3 +224,9 @@ def test_boxes_overlap_only_where_they_do():
     assert _hits((1.0, 0.0, 2.0, 1.0), others) == 0, "edges may touch"
     assert _hits((0.5, 1.5, 2.5, 1.6), others) == 0
     assert _hits((0.0, 0.0, 1.0, 1.0), np.zeros((0, 4))) == 0
+
+
+def test_a_line_runs_through_what_lies_between_its_ends():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.03], [0.5, 0.3], [2.0, 0.0], [-1.0, 0.0]])
+    assert _runs_through((0.0, 0.0), (1.5, 0.0), points) == 2, "not its start, nothing beside it or beyond its ends"
+    assert _runs_through((0.0, 0.0), (0.0, 0.0), points) == 0
