@@ -93,17 +93,18 @@ class Gallery:
 
     @property
     def loss(self) -> dict[str, str]:
-        """By method, how its maps are stored where that is not at full size in 127 steps."""
-        said = {}
+        """How maps are stored that are not at full size in 127 steps, and whose they are."""
+        said: dict[str, str] = {}
         for method, one in self.packed.items():
             height, width = one.greys.shape[1:]
             parts = []
             if max(height, width) < max(self.size):
                 parts.append(f"{width} \N{MULTIPLICATION SIGN} {height} pixels")
             if one.levels < FULL:
-                parts.append(f"{one.levels} steps from 0 to full colour")
+                parts.append(f"{one.levels} steps on either side of 0")
             if parts:
-                said[method] = ", ".join(parts)
+                how = ", ".join(parts)
+                said[how] = f"{said[how]}, {method}" if how in said else method
         return said
 
     def payload(self, order: Sequence[str], *, files: bool = True) -> dict[str, Any]:
@@ -192,7 +193,7 @@ class Gallery:
 
     def _values(self, method: str, metric: str, at: "np.ndarray[Any, Any]") -> list[list[float | None]]:
         found = self.study.curves[method, metric][1][self.images][:, at]
-        return [[_short(float(v)) for v in row] for row in found]
+        return [[_short(v) for v in row] for row in found.tolist()]
 
 
 def _short(value: float) -> float | None:

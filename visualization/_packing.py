@@ -81,7 +81,7 @@ class Packed:
     """A method's maps as files.
 
     Attributes:
-        greys: `(N, h, w)`, uint8.
+        greys: `(N, h, w)`, uint8, in all steps that there are.
         levels: Steps from 0 to the scale that they are stored in.
         files: One WebP file each, without loss.
     """
@@ -95,10 +95,10 @@ class Packed:
         """Bytes of all files, in base 64."""
         return sum(4 * math.ceil(len(f) / 3) for f in self.files)
 
-    @property
-    def error(self) -> float:
-        """How far a stored value is from the true one at most, as a share of the scale."""
-        return 0.5 / self.levels
+    def store(self, levels: int) -> None:
+        """Write the files again, in so many steps."""
+        self.levels = levels
+        self.files = [_webp(_restepped(g, levels)) for g in self.greys]
 
 
 def pack(stored: Pixels) -> Packed:
@@ -114,22 +114,47 @@ def fit(packed: Mapping[str, Packed], budget: float) -> None:
     they do not get, whatever the budget.
     """
     while True:
-        while sum(p.size for p in packed.values()) > budget:
-            able = {m: p for m, p in packed.items() if p.levels > LEVELS[-1]}
-            if not able:
-                break
-            most = max(able.values(), key=lambda p: p.size)
-            most.levels = LEVELS[LEVELS.index(most.levels) + 1]
-            coarse = _stepped((most.greys.astype(np.float64) - ZERO) / FULL, most.levels)
-            most.files = [_webp(g) for g in coarse]
+        _coarser(packed, budget)
         side = max((max(p.greys.shape[1:]) for p in packed.values() if p.greys.size), default=0)
         if sum(p.size for p in packed.values()) <= budget or side // 2 < LEAST:
             return
-        for method, one in packed.items():
+        for one in packed.values():
             small = shrink(torch.from_numpy(one.greys.astype(np.float32) - ZERO)[:, None], side // 2)[:, 0] / FULL
-            half = _stepped(small.numpy(), FULL)
-            packed[method].greys, packed[method].levels = half, LEVELS[1]
-            packed[method].files = [_webp(_stepped((g.astype(np.float64) - ZERO) / FULL, LEVELS[1])) for g in half]
+            one.greys = _stepped(small.numpy(), FULL)
+            one.store(LEVELS[1])
+
+
+def _coarser(packed: Mapping[str, Packed], budget: float) -> None:
+    """Fewer steps for the largest, until all fit or have the fewest.
+
+    How many bytes fewer steps will take is told from the entropy of the greys, so that few files are written in vain.
+    """
+    while sum(p.size for p in packed.values()) > budget:
+        planned = {m: p.levels for m, p in packed.items()}
+        expected = {m: float(p.size) for m, p in packed.items()}
+        while sum(expected.values()) > budget and (able := [m for m in packed if planned[m] > LEVELS[-1]]):
+            most = max(able, key=lambda m: expected[m])
+            planned[most] = LEVELS[LEVELS.index(planned[most]) + 1]
+            one = packed[most]
+            now, then = (_entropy(one.greys, levels) for levels in (one.levels, planned[most]))
+            expected[most] = one.size * (then / now if now else 1.0)
+        if all(planned[m] == p.levels for m, p in packed.items()):
+            return
+        for method, one in packed.items():
+            if planned[method] != one.levels:
+                one.store(planned[method])
+
+
+def _entropy(stored: Pixels, levels: int) -> float:
+    """Bits that a pixel takes at least, if nothing is known of its neighbours."""
+    shares = np.bincount(stored.ravel(), minlength=256) / max(stored.size, 1)
+    coarse = np.bincount(_restepped(np.arange(256), levels), weights=shares, minlength=256)
+    return float(-(coarse[coarse > 0] * np.log2(coarse[coarse > 0])).sum())
+
+
+def _restepped(stored: Pixels, levels: int) -> Pixels:
+    """Greys in fewer steps."""
+    return _stepped((stored.astype(np.float64) - ZERO) / FULL, levels)
 
 
 def _webp(grey: Pixels) -> bytes:

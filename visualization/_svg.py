@@ -12,7 +12,9 @@ from matplotlib.text import Text
 from . import _style
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-INHERITED = "stroke-linejoin: round; stroke-linecap: butt"  # what matplotlib says of all elements, which would be the page's
+INHERITED = (
+    "stroke-linejoin: round; stroke-linecap: butt"  # what matplotlib says of all elements, which would be the page's
+)
 ALLOWED = frozenset({"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "circle", "image"})
 
 __all__ = ["inline"]
@@ -53,7 +55,9 @@ def inline(figure: Figure, prefix: str, words: str) -> Markup:
                 element.set("href", f"#{prefix}-{value[1:]}")
             else:
                 changed = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", value)
-                element.set(key, changed.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana"))  # as wide, where it is missing
+                element.set(
+                    key, changed.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana")
+                )  # as wide, where it is missing
         element.tail = None
         if element.text is not None and not element.text.strip():
             element.text = None

@@ -29,7 +29,7 @@ from .cost import cost
 from .critical_difference import critical_difference
 
 LEVEL = 0.95
-MEGABYTES = 12.0
+MEGABYTES = 14.0
 NAMED = 6  # images that are named before the others are counted
 BAR = (6.0, 130.0)  # where an interval's bar may begin and end, in a drawing 136 wide
 ACCENT, GREY = "#0b5cab", "#6b6b6b"
@@ -95,6 +95,8 @@ class _Page:
 
     def __init__(self, study: Study, title: str | None, model: str | None) -> None:
         self.study, self.title, self.model = study, title, model
+        now = datetime.now(UTC)
+        self.when = f"{now.day} {now:%B %Y, %H:%M} UTC"
         self.controls = analysis.controls(study)
         self.board = _rows(analysis.leaderboard(study))
         self.judged = [c.removeprefix("rank/") for c in next(iter(self.board.values()), {}) if c.startswith("rank/")]
@@ -111,7 +113,6 @@ class _Page:
         order = list(self.board)
         bare = _packing.embed(gallery.payload(order, files=False))
         gallery.fit(most - len(bare) - len(script) - sum(len(f) for m in metrics for f in m["figures"]) - 100_000)
-        now = datetime.now(UTC)
         return _template().render(
             title=plain(self.title or "Attribution methods compared"),
             lede=self._lede(),
@@ -123,7 +124,7 @@ class _Page:
             missing=[(plain(what), plain(why)) for what, why in self._missing()],
             again=self._again(),
             version=version("attriscope"),
-            when=f"{now.day} {now:%B %Y, %H:%M} UTC",
+            when=self.when,
             hash=f"sha256-{digest}",
             css=Markup(_file("report.css")),  # noqa: S704
             script=script,
@@ -170,6 +171,7 @@ class _Page:
             ("Methods", methods),
             ("Metrics", [f"{m}: {_words.protocol(f['protocol'])}" for m, f in study.metrics.items()]),
             ("Cost", paid),
+            ("Report", [f"{self.when}, attriscope {version('attriscope')}"]),
         ]
 
     # -- tables --------------------------------------------------------------------------------------------------------
@@ -301,7 +303,9 @@ class _Page:
         made = []
         for draw, words in ((cost, "mean scores against the cost of each method"), (critical_difference, "mean ranks")):
             with contextlib.suppress(ValueError):  # too little is defined
-                made.append(_svg.inline(draw(self.study, metric), f"{draw.__name__}-{place}", plain(f"{metric}: {words}")))
+                made.append(
+                    _svg.inline(draw(self.study, metric), f"{draw.__name__}-{place}", plain(f"{metric}: {words}"))
+                )
         return made
 
     # -- the gallery, and what is missing ------------------------------------------------------------------------------
@@ -318,6 +322,8 @@ class _Page:
             f"{colours}. Where a map is 0 the photograph stays grey. Full colour is the {_style.ordinal(PERCENTILE)}"
         ]
         notes[0] += " of the values' size, over all images of the study or in each map by itself."
+        if study.metrics and len(gallery.methods) > 1:
+            notes.append("Bold: no method of the gallery scores better on the image.")
         if shown < len(study):
             notes.append(f"The gallery holds {shown} of {count(len(study), 'image')}; tables and figures speak of all.")
         if len(gallery.methods) < len(study.methods):
@@ -327,7 +333,7 @@ class _Page:
             aside = ", controls aside" if self.controls else ""
             notes.append(f"Disagreement is 1 minus the mean rank correlation of all pairs of methods' maps{aside}.")
         if gallery.loss:
-            stored = "; ".join(f"{m}: {how}" for m, how in gallery.loss.items())
+            stored = "; ".join(f"{how} ({whose})" for how, whose in gallery.loss.items())
             notes.append(f"So that the file stays small, some maps are stored coarsely, and 0 stays 0: {stored}.")
         return {
             "notes": [plain(n) for n in notes],

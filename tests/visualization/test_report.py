@@ -350,6 +350,7 @@ def test_figures_are_text_and_share_no_names(look, file, made):
     texts = [t.text_content() for t in seen.page.locator(".figure svg text").all()]
     for part in ("insertion against cost", "deletion: mean ranks", "saliency", "forwards + backwards per image"):
         assert part in texts, part
+    assert texts.count("saliency") == 4
     names, links = seen.page.evaluate(
         "[[...document.querySelectorAll('[id]')].map(e => e.id), [...document.querySelectorAll('.figure svg *')].flatMap(e => "
         "[...e.attributes].flatMap(a => (a.value.match(/#[\\w-]+/g) || []).filter(v => /url|href/.test(a.name + a.value))))]"
@@ -387,6 +388,7 @@ def test_names_are_text_wherever_they_stand(look, network, images, tmp_path, fig
         if i < 2:
             seen.page.locator("#next").click()
     assert "<!-- <script>" in found[0]
+    assert "the network says\n</script>" in found[0]
     assert "</script>" in found[1]
     assert "&lt;i&gt;" in found[2]
     assert any("<img" in t.text_content() for t in seen.page.locator(".figure svg text").all())
@@ -550,6 +552,7 @@ def test_files_hold_exactly_the_greys():
         with Image.open(io.BytesIO(file)) as image:
             pixels = np.array(image.convert("RGB"))
         assert (pixels == grey[..., None]).all()
+    assert packed.size == sum(len(_packing.base64_of(f)) for f in packed.files)
 
 
 def test_maps_get_coarser_until_they_fit_noise_first():
@@ -670,7 +673,7 @@ def test_size_is_kept_and_loss_is_told(network, tmp_path):
     maps = sum(len(c["file"]) for c in held(whole)["maps"][0])
     small = report(study, tmp_path / "small.html", size=(size + 60_000 - maps // 2) / 1e6)  # other parts are estimated
     assert small.stat().st_size < size - maps * 0.3
-    assert "stored coarsely, and 0 stays 0: noise: " in small.read_text(encoding="utf-8")
+    assert "stored coarsely, and 0 stays 0: " in small.read_text(encoding="utf-8")
 
 
 def test_a_loaded_study_makes_the_same_report(made, tmp_path):
@@ -716,6 +719,14 @@ def test_controls_stand_apart_and_do_not_disagree(network, images, monkeypatch):
         only.add(study.maps[m][:, 0])
     np.testing.assert_allclose(two, only.value)
     assert np.abs(all_three - two).max() > 0.05
+
+
+def test_a_method_with_the_metric_s_own_baseline_is_marked(network, images, tmp_path):
+    study = metrics.compare(network, images, 0, attributors=["saliency", "occlusion"], progress=False)
+    study.methods["occlusion"]["params"]["baseline"] = "mean"  # deletion's
+    seen = re.sub(r"<[^>]+>", " ", report(study, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert re.search(r"occlusion\s+own baseline: deletion", seen)
+    assert seen.count("own baseline") == 3  # in the leaderboard, its legend, and the metric's table
 
 
 def test_what_is_missing_is_told_with_the_reason(study, tmp_path):
