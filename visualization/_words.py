@@ -160,6 +160,8 @@ def protocol(options: Row) -> str:
     Example:
         >>> protocol({"baseline": "mean", "steps": 28, "output": "probability", "ties": "index", "window_size": 3})
         '28 steps, on the probability, pixels become the mean colour, equal pixels from the top left, window size 3'
+        >>> protocol({"steps": 28, "normalize": False, "flip": True})
+        '28 steps, flip'
     """
     said = []
     for name in [*(f for f in FIRST if f in options), *(o for o in options if o not in FIRST)]:
@@ -172,6 +174,10 @@ def protocol(options: Row) -> str:
             said.append(f"pixels become {BASELINES.get(text, text)}")
         elif name == "ties":
             said.append(f"equal pixels {'in a random order' if text == 'random' else 'from the top left'}")
+        elif options[name] is True:
+            said.append(name.replace("_", " "))
+        elif options[name] is False:
+            continue
         else:
             said.append(f"{name.replace('_', ' ')} {text}")
     return ", ".join(said) or "no options"
