@@ -40,6 +40,15 @@ class Drawn:
         some = [i for i in images if self.empty[i] is None]
         return _picture.limit(self.maps[some], percentile) if some else None
 
+    def only(self, images: Sequence[int]) -> "Drawn":
+        """Some of the maps, numbered anew."""
+        return Drawn(self.maps[list(images)].clone(), self.meaning, [self.empty[i] for i in images])
+
+    def values(self, most: int) -> Tensor:
+        """The values of all maps that have colours, evenly thinned to about so many."""
+        some = self.maps[[i for i, why in enumerate(self.empty) if why is None]].flatten()
+        return some[:: max(1, -(-len(some) // most))]
+
     @property
     def measure(self) -> str:
         """What the limit is a percentile of."""

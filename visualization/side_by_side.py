@@ -8,6 +8,7 @@ import torch
 from attriscope.attribution._picture import limit
 from attriscope.metrics.study import Study
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from . import _style
 from ._pixels import ENDS, OFFSET, SIGNED, UNSIGNED, Drawn, Photographs, bar, drawn
@@ -18,6 +19,7 @@ GAP = 0.16  # inches between cells
 LEAST = 6.0  # inches of width, so that the notes fit
 SHARP = 600  # pixels along the longer side of a photograph: twice what is seen
 LEGEND, SCORE = 4.4, 0.8  # inches: the colour bar, room for a score
+POOLED = 20_000_000  # values that a common limit is taken of
 HEAD = 10.0  # points
 CURE = "study.inputs = images, or pass photographs=[...]"
 
@@ -65,10 +67,21 @@ def side_by_side(
     over = Photographs(
         study.inputs, photographs, boxes, study.bounds, count=len(study), sharp=SHARP, cure=CURE
     )
-    maps = {m: drawn(study.maps[m], **_style.identity(study, m)) for m in columns}
+    maps: dict[str, Drawn] = {}
+    tops: dict[str, float | None] = {}
+    together: list[Tensor] = []
+    for m in columns:  # of a large study one method's maps at a time
+        every = drawn(study.maps[m], **_style.identity(study, m))
+        tops[m] = every.limit(range(len(study)), percentile)
+        if scale == "all":
+            together.append(every.values(POOLED // len(columns)))
+        maps[m] = every.only(chosen)
+    if scale == "all":
+        pooled = torch.cat(together)
+        tops = dict.fromkeys(maps, limit(pooled, percentile) if len(pooled) else None)
 
     with _style.style():
-        return _Comparison(study, maps, scale, percentile).draw(over, chosen, more)
+        return _Comparison(study, maps, tops, scale, percentile).draw(over, chosen, more)
 
 
 @dataclass
@@ -76,7 +89,8 @@ class _Comparison:
     """The figure's parts, which share the study, the maps that are drawn and their limits."""
 
     study: Study
-    maps: dict[str, Drawn]
+    maps: dict[str, Drawn]  # of the images that are drawn
+    tops: dict[str, float | None]
     scale: Scale
     percentile: float
 
@@ -84,18 +98,12 @@ class _Comparison:
         self.cell = 3.0 if len(self.maps) <= 2 else 2.5 if len(self.maps) <= 4 else 2.2
         self.xs = [MARGIN + k * (self.cell + GAP) for k in range(len(self.maps) + 1)]
         self.sheet = Sheet(max(LEAST, self.xs[-1] + self.cell + MARGIN))
-        everything = range(len(self.study))
-        self.tops = {m: d.limit(everything, self.percentile) for m, d in self.maps.items()}
-        if self.scale == "all":
-            parts = [d.maps[[i for i in everything if d.empty[i] is None]].flatten() for d in self.maps.values()]
-            together = torch.cat(parts)
-            self.tops = dict.fromkeys(self.maps, limit(together, self.percentile) if len(together) else None)
 
     def draw(self, over: Photographs, chosen: Sequence[int], more: int) -> Figure:
         """The whole figure."""
         sheet, cell = self.sheet, self.cell
         y = self.columns(self.head(more, framed=over.framed))
-        for i in chosen:
+        for k, i in enumerate(chosen):
             name = self.study.names[i]
             plain, frame = over.load(i)
             width, height = _style.fit(plain, cell, cell * 1.5)
@@ -103,9 +111,9 @@ class _Comparison:
             below = y + height + 0.05
             end = self.facts(below, i)
             for x, (method, maps) in zip(self.xs[1:], self.maps.items(), strict=True):
-                top = maps.limit([i], self.percentile) if self.scale == "map" else self.tops[method]
-                reason = maps.empty[i]
-                one = maps.maps[i] if reason is None else torch.zeros_like(maps.maps[i])
+                top = maps.limit([k], self.percentile) if self.scale == "map" else self.tops[method]
+                reason = maps.empty[k]
+                one = maps.maps[k] if reason is None else torch.zeros_like(maps.maps[k])
                 pixels, _ = over.over(i, one, top or 1.0)
                 sheet.picture((x, y, width, height), pixels, f"{name}: {method}", frame)
                 if reason is not None:
