@@ -332,6 +332,43 @@ def test_other_processes_give_the_same_numbers(whole, tmp_path, backend, memory)
             assert model.forwards == 0
 
 
+def test_ray_gives_the_same_numbers(whole, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.util.joblib").register_ray()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        with joblib.parallel_config("ray"):
+            same(run(tmp_path / "run", jobs=2), whole)
+            same(run(None, jobs=2), whole)
+    finally:
+        ray.shutdown()
+
+
+def test_a_metric_that_fails_is_named_and_the_others_go_on(tmp_path):
+    class Fails(metrics.MapMetric):
+        when: str = "asked"
+
+        def prepare(self, todo, images, maps):
+            if self.when == "asked":
+                raise ZeroDivisionError("told to")
+            return self.finish
+
+        def finish(self):
+            raise ZeroDivisionError("told to")
+
+        def cost(self, shape=(3, 224, 224)):
+            return 0
+
+    for when in ("asked", "answered"):
+        broken = Fails(when=when)
+        broken.name = "broken"
+        with pytest.warns(RuntimeWarning, match="saliency, broken failed on 000, 001: ZeroDivisionError: told to"):
+            study = run(tmp_path / when, n=2, attributors=["saliency"], metrics=["insertion", broken])
+        assert study.failed == {(name, "saliency, broken"): "ZeroDivisionError: told to" for name in ("000", "001")}
+        assert study.scores["metric"].unique().tolist() == ["insertion"]
+        assert study.summary().loc[("broken", "saliency"), "images"] == 0
+
+
 def test_a_network_that_cannot_be_sent_says_so():
     class Odd(nn.Module):
         def __init__(self):
