@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class Plan:
 
     Attributes:
         model: The model's fingerprint.
+        version: Of attriscope: another may find other numbers.
         methods: By label, the configuration as JSON.
         positional: Labels whose maps belong to places among the inputs.
         metrics: By label, the configuration as JSON.
@@ -76,6 +78,7 @@ class Plan:
     """
 
     model: str
+    version: str
     methods: dict[str, str]
     positional: list[str]
     metrics: dict[str, str]
@@ -103,6 +106,7 @@ class Plan:
             fingerprint = "of this process"
         return cls(
             fingerprint,
+            version("attriscope"),
             {k: a.canonical for k, a in chosen.items()},
             [k for k, a in chosen.items() if type(a).for_rows is not Attributor.for_rows],
             {k: json.dumps([m.name, canonical(m.protocol)], sort_keys=True) for k, m in judges.items()},
@@ -116,7 +120,7 @@ class Plan:
 
     def clean(self, picture: Picture) -> str:
         """The cell of an image without any method."""
-        return key("clean", self.model, picture.digest, picture.target)
+        return key("clean", self.model, self.version, picture.digest, picture.target)
 
     def map(self, method: str, picture: Picture, target: str) -> str:
         """The cell of a map.
@@ -127,7 +131,7 @@ class Plan:
             target: What was explained, once it is known: `frozen(...)`.
         """
         place = picture.row if method in self.positional else -1
-        return key("map", self.model, self.methods[method], picture.digest, target, place)
+        return key("map", self.model, self.version, self.methods[method], picture.digest, target, place)
 
     def score(self, metric: str, method: str, picture: Picture, target: str, digest: str) -> str:
         """The cell of a score: equal maps have one score, whoever made them.
@@ -141,7 +145,7 @@ class Plan:
         """
         what = self.map(method, picture, target) if metric in self.reruns else digest
         mask = picture.mask if metric in self.annotated else ""
-        return key("score", self.model, self.metrics[metric], picture.digest, target, mask, what)
+        return key("score", self.model, self.version, self.metrics[metric], picture.digest, target, mask, what)
 
 
 def frozen(picture: Picture, index: Tensor | None) -> str:

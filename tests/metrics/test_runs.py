@@ -444,3 +444,11 @@ def test_a_folder_holds_the_toml_that_makes_it_again(tmp_path):
     told = metrics.configuration.read(tmp_path / "study.toml")
     assert told.study["model"] == "demo"
     assert json.loads((tmp_path / "study.json").read_text())["versions"]["torch"] == torch.__version__
+
+
+def test_another_attriscope_reuses_no_cell(tmp_path, monkeypatch):
+    run(tmp_path, attributors=["saliency"])
+    monkeypatch.setattr("attriscope.metrics.plan.version", lambda _: "99.0")
+    model = detector()
+    run(tmp_path, model, attributors=["saliency"])
+    assert model.backwards == 5
