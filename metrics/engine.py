@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -13,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -42,6 +42,8 @@ from .study import CONFIGURATION, HEADER, Header, Study, pictured, save_picture
 
 One: TypeAlias = "str | Attributor | tuple[str, Mapping[str, Any]]"
 STREAM = 32  # batches: so many evaluations are collected before they run, so that batches are full
+
+ROUND = 4  # blocks for each process, where a backend hands nothing back before all of them are done
 
 __all__ = ["compare"]
 
@@ -151,7 +153,7 @@ def compare(
     run.write(origin, budget=budget)
     total = None if given.count is None else given.count * work.price(wrapped.shape)
     with tqdm(total=total, unit="eval", disable=not progress, desc="compare", leave=False) as bar:
-        images = run.all(chain([first], blocks), bar)
+        images = run.all(itertools.chain([first], blocks), bar)
     header.seconds += time.perf_counter() - started
     return run.finish(images)
 
@@ -547,11 +549,18 @@ class _Run:
 
     def elsewhere(self, todo: Iterator[tuple[Block, list[Picture], Store]]) -> None:
         """Blocks in other processes, as many at a time as there are."""
-        package = Package.of(self.work, joblib.effective_n_jobs(self.jobs))
-        parallel = joblib.Parallel(
-            n_jobs=self.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1
-        )
+        count = joblib.effective_n_jobs(self.jobs)
+        package = Package.of(self.work, count)
         tasks = (joblib.delayed(_elsewhere)(package, *one) for one in todo)
+        how: dict[str, Any] = {"n_jobs": self.jobs, "pre_dispatch": "2*n_jobs", "batch_size": 1}
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered", **how)
+        except ValueError:  # Ray's backend hands everything back at once: a few blocks at a time
+            parallel = joblib.Parallel(**how)
+            while some := list(itertools.islice(tasks, ROUND * max(1, count))):
+                for done in parallel(some):
+                    self.done(done)
+            return
         for done in parallel(tasks):
             self.done(done)
 
