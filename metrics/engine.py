@@ -37,7 +37,7 @@ from . import metric as registry
 from .inputs import Block, Source, source
 from .metric import Annotations, MapMetric, MethodMetric, Metric, Scored, as_mask, check_maps
 from .plan import Picture, Plan, frozen, request
-from .store import Shard, Store
+from .store import Foreign, Shard, Store
 from .study import CONFIGURATION, HEADER, Header, Study, pictured, save_picture
 
 One: TypeAlias = "str | Attributor | tuple[str, Mapping[str, Any]]"
@@ -112,10 +112,10 @@ def compare(
     wrapped = Model.wrap(model)
     if wrapped.kind != "image":
         raise ValueError("compare takes images, (N, C, H, W); for other inputs call attributors and metrics themselves")
-    if block < 1:
-        raise ValueError(f"block={block}: at least one image must be held at a time")
-    if jobs == 0:
-        raise ValueError("jobs=0: give a number of processes, or -1 for one on each core")
+    if not isinstance(block, int) or block < 1:
+        raise ValueError(f"block={block}: give a whole number of images, at least one")
+    if not isinstance(jobs, int) or jobs == 0:
+        raise ValueError(f"jobs={jobs}: give a number of processes, or -1 for one on each core")
     if out is not None:
         folder(out)
         _ = wrapped.fingerprint  # a callable without one is refused before anything runs
@@ -136,8 +136,10 @@ def compare(
     wrapped.shape = tuple(first_images.shape[1:])  # what a budget buys depends on it
     chosen, left_out = _attributors(attributors, wrapped, budget)
     judges = _metrics(metrics, baselines, left_out, annotated=first.annotations is not None)
+    for label, made in (*chosen.items(), *judges.items()):
+        _for_all(label, made.params)
     wrapped.resolve(first_images, first.target)
-    work = Work(wrapped, chosen, judges, Plan.of(wrapped, chosen, judges, named=out is not None))
+    work = Work(wrapped, chosen, judges, Plan.of(wrapped, chosen, judges, kept=out is not None))
     named = classes if classes is not None else given.classes
     header = Header(
         work.plan,
@@ -168,10 +170,12 @@ class Done:
     Attributes:
         shards: What could not be written to the study's folder from where it was found.
         failed: Image name, method (or "method, metric"), and why.
+        images: How many it has.
     """
 
     shards: list[Shard] = field(default_factory=list)
     failed: list[tuple[str, str, str]] = field(default_factory=list)
+    images: int = 0
 
 
 @dataclass
@@ -195,7 +199,7 @@ class Work:
         total = 0
         for attributor in self.chosen.values():
             own = 0
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, NotImplementedError):
                 own = sum(type(attributor).cost(shape, **attributor.params))
             total += own + sum(j.cost(shape) + j.explanations * own for j in self.judges.values())
         return total
@@ -266,7 +270,8 @@ class _BlockRun:
         self.streams: dict[tuple[int, ...], Evaluations] = {}
         self.waiting: dict[str, list[tuple[str, list[int], list[str], Callable[[], Scored]]]] = {}
         self.asked: set[str] = set()
-        self.pending = self.alone = 0
+        self.twins: dict[str, list[tuple[str, int]]] = {}
+        self.pending = 0
 
     def look(self) -> Target:
         """What is explained of each image, and what the network says of it; nobody's cost."""
@@ -319,7 +324,6 @@ class _BlockRun:
             "backwards": found.backwards.tolist(),
             "seconds": [found.seconds / len(rows)] * len(rows),
             "paid": int(spent.sum()) - (self.model.saved - saved),
-            "alone": int(spent.sum()),
         }
         self.store.put(Shard("map", [cells[i] for i in rows], {"map": maps}, facts=facts))
         return dict(zip(rows, maps, strict=True))
@@ -346,11 +350,15 @@ class _BlockRun:
         taken: dict[tuple[int, ...], Tensor] = {}  # the same tensor for all metrics: what they make of it is shared
         for name, metric in self.work.judges.items():
             asked = {i: self.plan.score(name, label, self.pictures[i], self.aims[i], digests[i]) for i in there}
-            rows = [i for i, c in asked.items() if c not in self.asked and not self.store.has(c)]
+            rows = []
+            for i, cell in asked.items():
+                if cell in self.asked:
+                    self.twins.setdefault(cell, []).append((label, i))
+                elif not self.store.has(cell):
+                    rows.append(i)
             if not rows:
                 continue
             keys = [asked[i] for i in rows]
-            self.asked.update(keys)
             which = tuple(rows)
             if which not in taken:
                 own = [fresh[i] if i in fresh else self.store.row(cells[i], "map") for i in rows]
@@ -358,16 +366,20 @@ class _BlockRun:
             maps = taken[which]
             try:
                 if isinstance(metric, MethodMetric):
-                    scored, paid, alone = self.measure(metric, attributor, rows, maps)
-                    self.keep([(keys, scored)], paid=paid, alone=alone)
+                    scored, paid = self.measure(metric, attributor, rows, maps)
+                    self.keep([(keys, sound(scored, len(rows)))], paid=paid)
                     continue
                 assert isinstance(metric, MapMetric)
                 if not metric.keeps_channels:
                     maps = taken.setdefault((-1, *which), check_maps(maps, self.images[rows]))
                 finish = self.ask(metric, rows, maps)
-                self.waiting.setdefault(name, []).append((label, rows, keys, finish))
+            except OSError:
+                raise
             except Exception as error:  # noqa: BLE001  one metric's trouble must not end the night
                 self.fail(rows, f"{label}, {name}", error)
+            else:
+                self.asked.update(keys)
+                self.waiting.setdefault(name, []).append((label, rows, keys, finish))
 
     def ask(self, metric: MapMetric, rows: list[int], maps: Tensor) -> Callable[[], Scored]:
         """Put a metric's questions on the stream of these rows."""
@@ -378,22 +390,20 @@ class _BlockRun:
             mask = None if self.mask is None else self.mask[rows]
             self.streams[which] = Evaluations(self.model, target, mask=mask)
         finish = metric.prepare(self.streams[which], images, maps)
-        price = metric.cost(tuple(images.shape[1:])) * len(rows)
-        self.pending += price
-        self.alone += price
+        self.pending += metric.cost(tuple(images.shape[1:])) * len(rows)
         return finish
 
     def measure(
         self, metric: MethodMetric, attributor: Attributor, rows: list[int], maps: Tensor
-    ) -> tuple[Scored, int, int]:
-        """Run a method again for a metric; its scores, what was paid, and what it would have cost alone."""
+    ) -> tuple[Scored, int]:
+        """Run a method again for a metric; its scores, and what was paid."""
         saved = self.model.saved
         own = attributor.for_rows(self.part.rows[rows])
         target = self.target.take(torch.tensor(rows))
         with self.model.ledger(self.count) as ledger:
             scored = metric.measure(own, self.images[rows], target, maps.to(self.images.device))
         spent = int(ledger.forwards.sum() + ledger.backwards.sum())
-        return scored, spent - (self.model.saved - saved), spent
+        return scored, spent - (self.model.saved - saved)
 
     def flush(self) -> None:
         """Run all that is waiting, and keep the scores."""
@@ -401,20 +411,21 @@ class _BlockRun:
         with self.model.ledger(self.count) as ledger:
             for stream in self.streams.values():
                 stream.run()
-        paid, alone = int(ledger.forwards.sum() + ledger.backwards.sum()), self.alone
-        self.pending = self.alone = 0
+        paid = int(ledger.forwards.sum() + ledger.backwards.sum())
+        self.pending = 0
         for name, each in waiting.items():
             found = []
             for label, rows, keys, finish in each:
                 try:
-                    found.append((keys, finish()))
+                    found.append((keys, sound(finish(), len(rows))))
                 except Exception as error:  # noqa: BLE001  as above
                     self.fail(rows, f"{label}, {name}", error)
-            self.keep(found, paid=paid, alone=alone)
-            paid = alone = 0
+                    for twin, row in (t for k in keys for t in self.twins.get(k, ())):
+                        self.fail([row], f"{twin}, {name}", error)
+            paid = self.keep(found, paid=paid)
 
-    def keep(self, found: list[tuple[list[str], Scored]], *, paid: int, alone: int) -> None:
-        """One metric's scores as a shard; of several sizes of curves, several."""
+    def keep(self, found: list[tuple[list[str], Scored]], *, paid: int) -> int:
+        """One metric's scores as a shard; of several sizes of curves, several. What is left of `paid` to be told."""
         groups: dict[tuple[Any, ...], list[tuple[list[str], Scored]]] = {}
         for keys, scored in found:
             shape = (scored.fractions.tolist(), sorted(scored.details), bool(scored.tied.numel()))
@@ -430,8 +441,30 @@ class _BlockRun:
                 columns["values"] = torch.cat([s.values.cpu() for _, s in group])
                 shared["fractions"] = group[0][1].fractions
             keys = [k for own, _ in group for k in own]
-            self.store.put(Shard("score", keys, columns, shared, {"paid": paid, "alone": alone}))
-            paid = alone = 0
+            self.store.put(Shard("score", keys, columns, shared, {"paid": paid}))
+            paid = 0
+        return paid
+
+
+TAKEN = {"image", "method", "metric", "name", "score", "tied", "values"}  # columns of a study's own
+
+
+def sound(scored: Scored, count: int) -> Scored:
+    """What a metric found, if it is what a study can keep.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if scored.scores.shape != (count,):
+        raise ValueError(f"its scores have shape {tuple(scored.scores.shape)} for {count} images")
+    if bool(scored.scores.isinf().any()):
+        raise ValueError("its score is infinite")
+    if taken := TAKEN & scored.details.keys():
+        raise ValueError(f"its details are called {', '.join(sorted(taken))}, which a study's table has already")
+    for name, value in (*scored.details.items(), ("tied", scored.tied)):
+        if value.shape != (count,) and (name != "tied" or value.numel()):
+            raise ValueError(f"{name} has shape {tuple(value.shape)} for {count} images")
+    return scored
 
 
 # -- in this process and in others -------------------------------------------------------------------------------------
@@ -482,7 +515,7 @@ def _elsewhere(package: Package, part: Block, pictures: list[Picture], store: St
         seen = store.root is not None and (store.root / HEADER).is_file()
         local = store if seen else store.inside()
         failed = _WORKERS[package.digest].run(part, pictures, local)
-        return Done([] if seen else local.fresh(), failed)
+        return Done([] if seen else local.fresh(), failed, len(pictures))
 
 
 class _Run:
@@ -490,14 +523,25 @@ class _Run:
 
     def __init__(self, work: Work, header: Header, given: Source, out: Path | None, *, block: int, jobs: int) -> None:
         self.work, self.header, self.given, self.out, self.block, self.jobs = work, header, given, out, block, jobs
-        self.store = Store(out)
+        self.store = Store(out, mend=True)
+        self.before: dict[int, Picture] = {}
         self.kept: dict[int, Tensor] = {}
         self.pictures: dict[int, Picture] = {}
         self.lock = threading.Lock()
         if out is not None:
-            with contextlib.suppress(FileNotFoundError, ValueError):
+            try:
                 before = Header.read(out)
-                header.seconds = before.seconds if before.plan.model == work.plan.model else 0.0
+            except FileNotFoundError:
+                return
+            except Foreign:
+                raise
+            except ValueError as error:
+                warnings.warn(f"{error}; it is written anew", RuntimeWarning, stacklevel=3)
+                return
+            if before.plan.model == work.plan.model:
+                header.seconds = before.seconds
+                self.before = {p.row: p for p in before.pictures}  # shown until this run has seen its own
+                header.pictures = list(before.pictures)
 
     def write(self, origin: Mapping[str, Any] | None, *, budget: int | None) -> None:
         """What the study is, before anything is run."""
@@ -522,7 +566,7 @@ class _Run:
                     bar.set_postfix_str(f"images {part.start + 1} to {part.start + len(pictures)}")
                     self.done(Done(failed=self.work.run(part, pictures, self.store)))
         else:
-            self.elsewhere(todo)
+            self.elsewhere(todo, bar)
         if self.out is not None or not self.kept:
             return None
         return torch.cat([self.kept[k] for k in sorted(self.kept)])
@@ -547,9 +591,9 @@ class _Run:
                 continue
             yield part, pictures, self.store.part(known)
 
-    def elsewhere(self, todo: Iterator[tuple[Block, list[Picture], Store]]) -> None:
+    def elsewhere(self, todo: Iterator[tuple[Block, list[Picture], Store]], bar: Any) -> None:
         """Blocks in other processes, as many at a time as there are."""
-        count = joblib.effective_n_jobs(self.jobs)
+        count, price = joblib.effective_n_jobs(self.jobs), self.work.price(self.header.shape)
         package = Package.of(self.work, count)
         tasks = (joblib.delayed(_elsewhere)(package, *one) for one in todo)
         how: dict[str, Any] = {"n_jobs": self.jobs, "pre_dispatch": "2*n_jobs", "batch_size": 1}
@@ -560,9 +604,11 @@ class _Run:
             while some := list(itertools.islice(tasks, ROUND * max(1, count))):
                 for done in parallel(some):
                     self.done(done)
+                    bar.update(done.images * price)
             return
         for done in parallel(tasks):
             self.done(done)
+            bar.update(done.images * price)
 
     def done(self, done: Done) -> None:
         """Keep what a block found."""
@@ -574,7 +620,8 @@ class _Run:
     def progress(self) -> None:
         """Say in the folder how far it is; a list that another process made longer stays."""
         with self.lock:  # joblib looks for the next blocks in a thread of its own
-            self.header.pictures = [self.pictures[k] for k in sorted(self.pictures)]
+            seen = self.pictures if self.header.finished else {**self.before, **self.pictures}
+            self.header.pictures = [seen[k] for k in sorted(seen)]
         self.header.skipped = dict(self.given.skipped)
         if self.out is None:
             return
@@ -615,7 +662,7 @@ def _attributors(
         name, options = one if isinstance(one, tuple) else (one, {})
         if isinstance(name, Attributor):
             made = name if name.model is model else name.with_model(model)
-            _put(chosen, label or made.name, made)
+            _put(chosen, made.name if label is None else label, made)
             continue
         if not isinstance(name, str):
             raise TypeError(
@@ -634,11 +681,11 @@ def _attributors(
             except ValueError as error:
                 if budget is None or "budget" not in str(error):
                     raise
-                left_out[label or each] = str(error)
+                left_out[each if label is None else label] = str(error)
                 continue
             if pattern and each in chosen and chosen[each] == made:
                 continue  # two patterns name it
-            _put(chosen, label or each, made)
+            _put(chosen, each if label is None else label, made)
     if not chosen:
         raise ValueError(f"no method is left to run: {left_out or 'none was given'}")
     return chosen, left_out
@@ -660,7 +707,7 @@ def _metrics(
     judges: dict[str, Metric] = {}
     for label, one in pairs:
         if isinstance(one, Metric):
-            _put(judges, label or one.name, one)
+            _put(judges, one.name if label is None else label, one)
             continue
         pattern = re.search(r"[*?\[/]", one) is not None
         found = registry.available(one) if pattern else [registry.REGISTRY.find(one).name]
@@ -671,13 +718,29 @@ def _metrics(
             if needs and not annotated and pattern:
                 left_out[name] = "it needs to know where the object is: annotations="
                 continue
-            _put(judges, label or name, registry.create(name))
+            _put(judges, name if label is None else label, registry.create(name))
     for name, judge in judges.items():
         if not annotated and "annotations" in judge.facts.needs:
             raise ValueError(
                 f'{name} needs to know where the object is: annotations={{"mask": ...}} or {{"boxes": ...}}'
             )
     return judges if baselines is None else _under(judges, baselines)
+
+
+def _for_all(label: str, params: Mapping[str, Any]) -> None:
+    """Refuse what is given for each image: a study works on blocks of them, in any order.
+
+    Raises:
+        ValueError: There is something.
+    """
+    for name, rank in (("baseline", 4), ("regions", 3)):
+        value = params.get(name)
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, Tensor) and one.ndim == rank and len(one) > 1:
+                raise ValueError(
+                    f"{label}: {name} of shape {tuple(one.shape)} has one for each image, and a study takes what holds for "
+                    f"all of them: give one, of shape (1, ...), or a callable that makes it of the images"
+                )
 
 
 def _under(judges: dict[str, Metric], baselines: Sequence[Baseline]) -> dict[str, Metric]:
@@ -697,6 +760,8 @@ def _under(judges: dict[str, Metric], baselines: Sequence[Baseline]) -> dict[str
 
 def _put(table: dict[str, Any], label: str, value: Any) -> None:
     """Put under a label; a second of the same name gets its options as a label, a third a number."""
+    if not label:
+        raise ValueError("a label is empty: call the method or metric something")
     if "/" in label:
         raise ValueError(f"the label {label!r} has a slash in it: choose another")
     if label in table:

@@ -1,13 +1,15 @@
 """How the cells of a study are named: by everything that they depend on, and by nothing else."""
 
 import json
+import re
+import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from attriscope.attribution._parameters import canonical
+from attriscope.attribution._parameters import Configured, canonical
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.model import Model
 from attriscope.attribution.targets import Target, TargetLike
@@ -36,6 +38,15 @@ class Picture:
     row: int
     target: str
     mask: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"tensor:[0-9a-f]{16}", self.digest):  # it names a file
+            raise ValueError(f"{self.digest!r} is no digest of an image")
+
+    @property
+    def file(self) -> str:
+        """What a file with its pixels is called."""
+        return f"{self.digest.removeprefix('tensor:')}.png"
 
 
 def request(target: "TargetLike | Target", row: int, of: int) -> str:
@@ -86,14 +97,14 @@ class Plan:
     annotated: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model, chosen: Mapping[str, Attributor], judges: Mapping[str, Metric], *, named: bool) -> "Plan":
+    def of(cls, model: Model, chosen: Mapping[str, Attributor], judges: Mapping[str, Metric], *, kept: bool) -> "Plan":
         """The plan of these methods and metrics.
 
         Args:
             model: The model.
             chosen: Methods by label.
             judges: Metrics by label.
-            named: Whether the model must have a fingerprint, since the cells go to a disk.
+            kept: Whether the model must have a fingerprint, since the cells go to a disk.
 
         Raises:
             ValueError: The model has no fingerprint, and must have one.
@@ -101,15 +112,15 @@ class Plan:
         try:
             fingerprint = model.fingerprint
         except ValueError:
-            if named:
+            if kept:
                 raise
             fingerprint = "of this process"
         return cls(
             fingerprint,
             version("attriscope"),
-            {k: a.canonical for k, a in chosen.items()},
+            {k: named(a, a.params) for k, a in chosen.items()},
             [k for k, a in chosen.items() if type(a).for_rows is not Attributor.for_rows],
-            {k: json.dumps([m.name, canonical(m.protocol)], sort_keys=True) for k, m in judges.items()},
+            {k: named(m, m.protocol) for k, m in judges.items()},
             [k for k, m in judges.items() if isinstance(m, MethodMetric)],
             [k for k, m in judges.items() if "annotations" in m.facts.needs],
         )
@@ -146,6 +157,20 @@ class Plan:
         what = self.map(method, picture, target) if metric in self.reruns else digest
         mask = picture.mask if metric in self.annotated else ""
         return key("score", self.model, self.version, self.metrics[metric], picture.digest, target, mask, what)
+
+
+def named(made: Configured, options: Mapping[str, Any]) -> str:
+    """A method or metric as JSON: its class, its options, and the code of a class that is not ours, which may change."""
+    code = {}
+    for cls in type(made).__mro__:
+        if cls.__module__.startswith("attriscope.") or cls is object:
+            continue
+        for name, value in vars(cls).items():
+            function = getattr(value, "__func__", getattr(value, "fget", value))
+            if isinstance(function, types.FunctionType):
+                code[f"{cls.__qualname__}.{name}"] = canonical(function)
+    kind = f"{type(made).__module__}.{type(made).__qualname__}"
+    return json.dumps([kind, made.name, canonical(options), code], sort_keys=True)
 
 
 def frozen(picture: Picture, index: Tensor | None) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attriscope.attribution._files import atomic, folder
 from safetensors import SafetensorError, safe_open
@@ -24,9 +26,14 @@ from torch import Tensor
 
 FORMAT = 2
 FOLDER = "shards"
+OURS = re.compile(r"(clean|map|score)-[0-9a-f]{24}\.safetensors")
 STALE = 3600.0  # seconds after which a temporary file is nobody's any more
 
 __all__ = ["FORMAT", "Damaged", "Shard", "Store", "key"]
+
+
+class Foreign(ValueError):  # noqa: N818  it is what the file is
+    """A file that is none of ours, or of another attriscope."""
 
 
 class Damaged(ValueError):  # noqa: N818  it is what the shard is
@@ -69,7 +76,7 @@ class Shard:
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {f"column/{k}": v for k, v in self.columns.items()} | {f"shared/{k}": v for k, v in self.shared.items()}
-        return {k: v.detach().cpu().contiguous() for k, v in own.items()}
+        return {k: torch.from_numpy(np.array(v.detach().cpu().numpy())) for k, v in own.items()}  # no odd strides
 
     def write(self, path: Path) -> None:
         """Write it whole or not at all.
@@ -98,7 +105,7 @@ class Shard:
         try:
             header = _header(path)
             tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, Foreign) as error:
             raise Damaged(f"{path} cannot be read: {error}") from error
         told = header.pop("sum")
         if _sum(header, tensors) != told:
@@ -113,7 +120,7 @@ def _sum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -121,8 +128,11 @@ def _header(path: Path) -> dict[str, Any]:
     """What a shard says of itself, without its tensors.
 
     Raises:
-        Damaged: It is no shard of ours.
+        Foreign: It is no shard of ours, whatever happened to it.
+        Damaged: It is none any more.
     """
+    if not (path.is_file() and OURS.fullmatch(path.name)):
+        raise Foreign(f"{path} is no shard of a study")
     try:
         with safe_open(path, "pt") as file:
             found: dict[str, Any] = json.loads((file.metadata() or {})["attriscope"])
@@ -131,7 +141,7 @@ def _header(path: Path) -> dict[str, Any]:
     if not (isinstance(found, dict) and {"format", "kind", "keys", "facts", "sum"} <= found.keys()):
         raise Damaged(f"{path} is no shard of a study")
     if found["format"] != FORMAT:
-        raise Damaged(f"{path} has format {found['format']}, and this attriscope reads {FORMAT}")
+        raise Foreign(f"{path} has format {found['format']}, and this attriscope reads {FORMAT}")
     if Shard(found["kind"], found["keys"], {}).name != path.name:
         raise Damaged(f"{path} is another shard than its name says")
     return found
@@ -142,6 +152,7 @@ class Store:
 
     Args:
         root: The study's folder; `None`: in memory.
+        mend: Whether damaged shards are taken away, so that they are computed again; reading alone changes nothing.
 
     Example:
         >>> store = Store()
@@ -150,8 +161,9 @@ class Store:
         [0.0, 1.0]
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, mend: bool = False) -> None:
         self.root = None if root is None else Path(root)
+        self.mend = mend
         self.damaged: dict[str, str] = {}
         self._places: dict[str, tuple[str, int]] = {}  # key: shard and row
         self._held: dict[str, Shard] = {}  # in memory: the shards; in a folder: those that are being read
@@ -172,6 +184,8 @@ class Store:
             if path.name in self._seen:
                 continue
             if path.name.startswith("."):
+                if not self.mend:
+                    continue
                 with contextlib.suppress(OSError):
                     if time.time() - path.stat().st_mtime > STALE:
                         path.unlink()
@@ -179,6 +193,11 @@ class Store:
             self._seen.add(path.name)
             try:
                 header = _header(path)
+            except Foreign as error:
+                self.damaged[path.name] = str(error)
+                if self.mend:
+                    warnings.warn(f"{error}; it is left alone", RuntimeWarning, stacklevel=3)
+                continue
             except Damaged as error:
                 self._discard(path.name, str(error))
                 continue
@@ -191,13 +210,13 @@ class Store:
             self._places[one] = (name, row)
 
     def _discard(self, name: str, reason: str) -> None:
-        """Forget a shard that is not what it should be, name it, and take it away, so that it is computed again."""
+        """Forget a shard that is not what it should be; to mend, name it and take it away, so that it is computed again."""
         assert self.root is not None
         self.damaged[name] = reason
         self._facts.pop(name, None)
         self._places = {k: v for k, v in self._places.items() if v[0] != name}
-        warnings.warn(f"{reason}; what it held is computed again", RuntimeWarning, stacklevel=3)
-        if name.endswith(".safetensors"):
+        if self.mend:
+            warnings.warn(f"{reason}; what it held is computed again", RuntimeWarning, stacklevel=3)
             (self.root / FOLDER / name).unlink(missing_ok=True)
             self._seen.discard(name)
 
@@ -270,7 +289,7 @@ class Store:
 
     def part(self, cells: Iterable[str]) -> "Store":
         """A small store that knows these cells alone, for a worker."""
-        made = Store()
+        made = Store(mend=self.mend)
         made.root = self.root
         made._sound = self._sound
         for cell in cells:

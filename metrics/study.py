@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,12 +19,13 @@ from torch import Tensor
 
 from . import analysis
 from .plan import Picture, Plan, frozen
-from .store import FORMAT, Damaged, Store
+from .store import FORMAT, Damaged, Foreign, Store
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 HEADER, TABLES, CONFIGURATION = "study.json", ("scores", "costs", "summary"), "study.toml"
+NEEDED = {"name", "protocol", "higher_is_better", "range"}  # of a metric
 
 __all__ = ["Header", "Lazy", "Pictures", "Study"]
 
@@ -74,18 +76,15 @@ class Header:
 
         Raises:
             FileNotFoundError: There is none.
-            ValueError: It is damaged, or of a newer attriscope.
+            Foreign: Another attriscope wrote it.
+            ValueError: It is damaged.
         """
         path = root / HEADER
         if not path.is_file():
             raise FileNotFoundError(f"{root} holds no study: there is no {HEADER} in it")
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            if told["format"] != FORMAT:
-                which = "a newer" if told["format"] > FORMAT else "an older"
-                raise ValueError(
-                    f"{root} was written by {which} attriscope (format {told['format']}, this reads {FORMAT})"
-                )
+            _readable(told, root)
             told.pop("format")
             return cls(
                 **{
@@ -98,8 +97,29 @@ class Header:
                     "shape": tuple(told["shape"]),
                 }
             )
-        except (KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except Foreign:
+            raise
+        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
             raise ValueError(f"the study in {root} is damaged: {HEADER}: {error}") from error
+
+
+def _readable(told: dict[str, Any], root: Path) -> None:
+    """Refuse a header that this attriscope cannot read.
+
+    Raises:
+        Foreign: Another attriscope wrote it.
+        ValueError: It is damaged.
+    """
+    if told["format"] != FORMAT:
+        which = "a newer" if told["format"] > FORMAT else "an older"
+        raise Foreign(
+            f"{root} was written by {which} attriscope (format {told['format']}, this one has {FORMAT}): take another folder, "
+            "or the attriscope that wrote it"
+        )
+    if not all(facts.keys() >= NEEDED for facts in told["metrics"].values()):
+        raise ValueError(f"a metric without {', '.join(sorted(NEEDED))}")
+    if not all(isinstance(n, int) for n in told["shape"]):
+        raise ValueError(f"shape {told['shape']!r}")
 
 
 class Lazy(MutableMapping[K, V]):
@@ -162,9 +182,13 @@ class Pictures:
 
     def __getitem__(self, which: Any) -> Tensor:
         if isinstance(which, slice):
-            return torch.stack([self[i] for i in range(*which.indices(len(self)))])
-        if not isinstance(which, int):
-            return torch.stack([self[int(i)] for i in which])
+            which = range(*which.indices(len(self)))
+        which = which.tolist() if isinstance(which, Tensor) else which
+        try:
+            which = operator.index(which)
+        except TypeError:  # several
+            some = [self[i] for i in which]
+            return torch.stack(some) if some else torch.zeros(0, *self.shape[1:])
         path = self._files[which]
         try:
             with Image.open(path) as file:
@@ -370,8 +394,10 @@ class Study:
         )
 
         def maps(method: str) -> Tensor:
-            missing = torch.full((1, *header.shape[-2:]), torch.nan)
-            return torch.stack([store.row(c, "map") if c in store else missing for c in cells[method]])
+            found = [store.row(c, "map") if c in store else None for c in cells[method]]
+            shape = next((m.shape for m in found if m is not None), (1, *header.shape[-2:]))
+            missing = torch.full(shape, torch.nan)
+            return torch.stack([missing if m is None else m for m in found]) if found else torch.zeros(0, *shape)
 
         def curve(pair: tuple[str, str]) -> tuple[Tensor, Tensor]:
             fractions, own = curved[pair]
@@ -399,7 +425,7 @@ class Study:
             failed={(image, what): why for image, what, why in header.failed},
             skipped=header.skipped,
             paid=sum(f.get("paid", 0) for f in facts),
-            alone=sum(f.get("alone", 0) for f in facts),
+            alone=_alone(costs, scores, header.metrics),
             bounds=header.bounds,
             seconds=header.seconds,
             finished=header.finished,
@@ -448,6 +474,16 @@ def _tables(
     return costs, scores, {pair: curved[pair] for pair in order}, used
 
 
+def _alone(costs: list[dict[str, Any]], scores: list[dict[str, Any]], metrics: dict[str, dict[str, Any]]) -> int:
+    """What every method and metric would have cost by itself."""
+    spent = {(c["image"], c["method"]): c["forwards"] + c["backwards"] for c in costs}
+    total = sum(spent.values())
+    for one in scores:
+        facts = metrics[one["metric"]]
+        total += facts.get("cost", 0) + facts.get("explanations", 0) * spent[one["image"], one["method"]]
+    return int(total)
+
+
 def pictured(bounds: tuple[float, float] | None, shape: Sequence[int]) -> bool:
     """Whether images can be kept as 8-bit files: not without bounds, or with odd channels."""
     return bounds is not None and len(shape) == 3 and shape[0] in (1, 3)
@@ -455,7 +491,7 @@ def pictured(bounds: tuple[float, float] | None, shape: Sequence[int]) -> bool:
 
 def picture_file(root: Path, picture: Picture) -> Path:
     """Where an image lies."""
-    return root / "images" / f"{picture.digest}.png"
+    return root / "images" / picture.file
 
 
 def save_picture(root: Path, picture: Picture, image: Tensor, bounds: tuple[float, float] | None) -> None:

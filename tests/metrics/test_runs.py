@@ -318,7 +318,9 @@ def test_other_processes_give_the_same_numbers(whole, tmp_path, backend, memory)
     if backend == "dask":
         distributed = pytest.importorskip("distributed")
         with (
-            distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+            distributed.LocalCluster(
+                n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            ) as cluster,
             distributed.Client(cluster),
             joblib.parallel_config("dask"),
         ):
@@ -430,7 +432,10 @@ def test_several_baselines_share_the_clean_image_and_are_told_apart():
 def test_the_table_is_tidy_and_parquet_says_the_same_as_csv(tmp_path):
     pytest.importorskip("pyarrow")
     study = run(tmp_path)
-    csv, parquet = pd.read_csv(tmp_path / "scores.csv", dtype={"name": str}), pd.read_parquet(tmp_path / "scores.parquet")
+    csv, parquet = (
+        pd.read_csv(tmp_path / "scores.csv", dtype={"name": str}),
+        pd.read_parquet(tmp_path / "scores.parquet"),
+    )
     pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)
     assert len(csv) == 5 * 3 * 2
     assert {"image", "method", "metric", "score", "name"} <= set(csv.columns)
@@ -452,3 +457,225 @@ def test_another_attriscope_reuses_no_cell(tmp_path, monkeypatch):
     model = detector()
     run(tmp_path, model, attributors=["saliency"])
     assert model.backwards == 5
+
+
+class One(metrics.MapMetric):
+    """Scores everything alike."""
+
+    value: float = 1.0
+    fault: str = ""
+
+    def prepare(self, todo, images, maps):
+        scores = torch.full((len(maps),), self.value, dtype=torch.float64)
+        if self.fault == "infinite":
+            scores = scores / 0
+        if self.fault == "short":
+            scores = scores[:1]
+        return lambda: metrics.Scored(scores, details={"image": scores} if self.fault == "taken" else {})
+
+    def cost(self, shape=(3, 224, 224)):
+        return 0
+
+
+class Two(One):
+    """Another metric without a name, whose code differs."""
+
+    def prepare(self, todo, images, maps):
+        scores = torch.full((len(maps),), 2.0, dtype=torch.float64)
+        return lambda: metrics.Scored(scores)
+
+
+def test_classes_without_a_name_are_told_apart_by_what_they_are():
+    study = run(None, n=2, attributors=["saliency"], metrics={"one": One(), "two": Two(), "three": One(value=3.0)})
+    assert study.scores.groupby("metric")["score"].unique().map(list).to_dict() == {
+        "one": [1],
+        "two": [2],
+        "three": [3],
+    }
+
+
+def test_the_code_of_a_class_that_is_not_ours_is_part_of_the_question(tmp_path):
+    def make(factor):
+        class Own(attribution.Attributor):
+            def compute(self, inputs, target):
+                return attribution.attributor.Computed(inputs * factor, {})
+
+            @classmethod
+            def _cost(cls, options, shape):
+                return 0, 0
+
+        return Own
+
+    for factor in (1.0, 2.0):
+        own = make(factor)(detector())
+        own.name = "own"
+        found = metrics.compare(own.model, images(2), 1, attributors=[own], metrics=[], out=tmp_path, progress=False)
+        torch.testing.assert_close(found.maps["own"], factor * images(2).sum(1, keepdim=True))
+
+
+def test_what_is_given_for_each_image_is_refused_before_anything_runs():
+    model, x = detector(), images(4)
+    for given in (("integrated_gradients", {"baseline": x * 0}), ("lime", {"regions": torch.zeros(4, 16, 16).long()})):
+        with pytest.raises(ValueError, match="one for each image"):
+            metrics.compare(model, x, 1, attributors=[given], progress=False)
+    with pytest.raises(ValueError, match="one for each image"):
+        metrics.compare(
+            model, x, 1, attributors=["saliency"], metrics=[metrics.create("deletion", baseline=x)], progress=False
+        )
+    assert model.forwards == 0
+
+
+@pytest.mark.parametrize("fault", ["infinite", "short", "taken"])
+def test_what_a_study_cannot_keep_is_a_failure_of_the_metric_alone(fault):
+    bad = One(fault=fault)
+    with pytest.warns(RuntimeWarning, match="saliency, bad failed"):
+        study = run(None, n=3, attributors=["saliency"], metrics={"bad": bad, "insertion": "insertion"})
+    assert {what for _, what in study.failed} == {"saliency, bad"}
+    assert study.summary().loc[("insertion", "saliency"), "images"] == 3
+
+
+def test_what_is_paid_is_told_also_where_the_first_metric_fails():
+    paid = [run(None, attributors=["saliency"], metrics=["insertion"]).paid]
+    with pytest.warns(RuntimeWarning, match="failed"):
+        paid.append(
+            run(None, attributors=["saliency"], metrics={"bad": One(fault="short"), "insertion": "insertion"}).paid
+        )
+    assert paid[0] == paid[1]
+
+
+def test_alone_counts_equal_maps_as_often_as_they_would_have_been_paid():
+    one = run(None, attributors=["saliency"], metrics=["insertion"])
+    two = run(None, attributors={"a": "saliency", "b": "saliency"}, metrics=["insertion"])
+    assert two.alone == 2 * one.alone
+    assert two.paid == one.paid
+
+
+def test_a_metric_that_fails_on_equal_maps_fails_for_all_who_made_them():
+    with pytest.warns(RuntimeWarning, match="failed"):
+        study = run(None, n=2, attributors={"a": "saliency", "b": "saliency"}, metrics={"bad": One(fault="taken")})
+    assert {what for _, what in study.failed} == {"a, bad", "b, bad"}
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_callable_target_and_a_block_of_one_image(tmp_path, block):
+    study = run(tmp_path, n=3, block=block, target=lambda out: out[:, 0], attributors=["saliency"])
+    assert len(metrics.Study.load(tmp_path)) == len(study) == 3
+
+
+def test_maps_with_channels_stay_so_where_one_fails():
+    x = images(3)
+    model = detector()
+    flaky = Flaky(model, error=ZeroDivisionError, where=float(x[1, 0, 0, 0]))
+    flaky.name = "flaky"
+    kept = attribution.create("gradient", model, channels="keep")
+    with pytest.warns(RuntimeWarning, match="flaky"):
+        study = metrics.compare(model, x, 1, attributors=[kept, flaky], metrics=[], progress=False)
+    assert study.maps["gradient"].shape == (3, 3, 16, 16)
+    assert study.maps["flaky"].shape == (3, 1, 16, 16)
+
+
+def test_a_method_that_does_not_know_its_cost_runs():
+    class Unknown(attribution.Attributor):
+        def compute(self, inputs, target):
+            return attribution.attributor.Computed(inputs, {})
+
+    own = Unknown(detector())
+    own.name = "unknown"
+    assert len(metrics.compare(own.model, images(2), 1, attributors=[own], metrics=[], progress=False)) == 2
+
+
+def test_reading_a_folder_changes_nothing_in_it(tmp_path):
+    run(tmp_path)
+    damage(shards(tmp_path, "map")[0], "cut short", None)
+    (tmp_path / "shards" / "mine.safetensors").write_bytes(b"mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    metrics.Study.load(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_files_and_folders_that_are_not_ours_stay(whole, tmp_path):
+    run(tmp_path)
+    (tmp_path / "shards" / "mine.safetensors").write_bytes(b"mine")
+    (tmp_path / "shards" / "map-000000000000000000000000.safetensors").mkdir()
+    with pytest.warns(RuntimeWarning, match="left alone"):
+        same(run(tmp_path), whole)
+    assert (tmp_path / "shards" / "mine.safetensors").read_bytes() == b"mine"
+
+
+def test_a_study_of_a_newer_attriscope_is_refused_and_kept(tmp_path):
+    run(tmp_path)
+    header = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps({**header, "format": 99}))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    model = detector()
+    for read in (lambda: run(tmp_path, model), lambda: metrics.Study.load(tmp_path)):
+        with pytest.raises(ValueError, match="a newer attriscope"):
+            read()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert model.forwards == 0
+
+
+def test_a_folder_from_elsewhere_names_no_file_outside_it(tmp_path):
+    run(tmp_path / "run")
+    path = tmp_path / "run" / "study.json"
+    header = json.loads(path.read_text())
+    for digest in ("../../evil", "tensor:../../evil", "tensor:0123456789abcdeg", ""):
+        header["pictures"][0]["digest"] = digest
+        path.write_text(json.dumps(header))
+        with pytest.raises(ValueError, match="damaged"):
+            metrics.Study.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda h: h.update(shape="abc"), lambda h: h["metrics"]["insertion"].pop("higher_is_better"), lambda h: h.pop("plan"),
+        lambda h: h.update(metrics=3), lambda h: h.update(pictures=[{"name": 1}]),
+    ],
+)  # fmt: skip
+def test_an_edited_header_is_called_damaged(tmp_path, edit):
+    run(tmp_path)
+    header = json.loads((tmp_path / "study.json").read_text())
+    edit(header)
+    (tmp_path / "study.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="damaged"):
+        metrics.Study.load(tmp_path)
+
+
+def test_a_finished_study_that_is_killed_while_it_grows_still_shows_all_its_images(tmp_path):
+    run(tmp_path, n=5, attributors=["saliency"])
+    flaky = Flaky(detector(), error=KeyboardInterrupt, where=float(images(5)[2, 0, 0, 0]))
+    flaky.name = "flaky"
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, flaky.model, attributors=["saliency", flaky])
+    half = metrics.Study.load(tmp_path)
+    assert len(half) == 5
+    assert not half.finished
+    assert half.costs["method"].value_counts().to_dict() == {"saliency": 5, "flaky": 2}
+    assert len(run(tmp_path, n=3, attributors=["saliency"])) == 3, "a finished run shows what it was asked for"
+
+
+def test_images_on_disk_are_picked_as_those_in_memory(tmp_path):
+    run(tmp_path)
+    pictures = metrics.Study.load(tmp_path).inputs
+    for which in (0, -1, np.int64(1), torch.tensor(2)):
+        assert pictures[which].shape == (3, 16, 16)
+    for which, count in ((slice(1, 3), 2), (slice(9, None), 0), ([0, 2], 2), (torch.tensor([1]), 1), ([], 0)):
+        assert pictures[which].shape == (count, 3, 16, 16)
+
+
+def test_progress_is_told_of_blocks_in_other_processes(capsys):
+    with joblib.parallel_config("threading"):
+        run(None, jobs=2, progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "said"), [({"block": 2.5}, "block"), ({"jobs": 0}, "jobs"), ({"jobs": 1.5}, "jobs")])
+def test_numbers_of_images_and_processes_are_whole(more, said):
+    with pytest.raises(ValueError, match=said):
+        run(None, **more)
+
+
+def test_an_empty_label_is_refused():
+    with pytest.raises(ValueError, match="label is empty"):
+        run(None, attributors={"": "saliency"})
