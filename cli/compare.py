@@ -22,6 +22,7 @@ from .problems import Problem, Stopped, explained, one_line, say
 from .run import Request, Setup, look, prepare, save_figure, tell
 from .tables import cost, table
 
+COLUMNS = 16  # methods in a figure of all
 METRICS = ("insertion", "deletion")
 SHOWN = 12  # images in compare.png
 FILES = "summary.csv, scores.csv, costs.csv, and study.toml, which runs it again"
@@ -349,11 +350,15 @@ def _told(study: metrics.Study) -> None:
 def write_study(study: metrics.Study, setup: Setup, out: Path, *, report: bool = False) -> list[str]:
     """The figures of a study, and its report; their names."""
     files = ["compare.png"]
+    best = None
+    if len(study.methods) > COLUMNS:
+        best = list(study.leaderboard().index[:COLUMNS])
+        say(f"compare.png and curves.png show the {COLUMNS} best of {len(study.methods)} methods; all of them are in the report")
     with explained():
-        save_figure(visualization.side_by_side(study, **_drawn_over(study, setup)), out / files[0])
+        save_figure(visualization.side_by_side(study, methods=best, **_drawn_over(study, setup)), out / files[0])
     if study.curves:
         files.append("curves.png")
-        save_figure(visualization.curves(study), out / files[1])
+        save_figure(visualization.curves(study, methods=best), out / files[1])
     if report:
         with explained():
             visualization.report(study, out / "report.html")
