@@ -1,7 +1,7 @@
 """What a study says and what it does not: means with intervals, paired tests, rankings, a floor, and all of it in sentences.
 
 Everything compares methods on the same images. An image that is undefined for one method is dropped for all and counted;
-a method that is undefined on every image is left out and named.
+a method that is undefined on every image is left out and named. An infinite score is an undefined one.
 """
 
 import itertools
@@ -23,6 +23,8 @@ Test: TypeAlias = Literal["wilcoxon", "nemenyi"]
 LEVEL = 0.95
 COSTS = ["forwards", "backwards", "seconds"]
 NAMED = 3  # methods that a sentence names before it counts the others
+HUGE = 1e90  # from here on a score is infinite: the cubes that a bootstrap takes would be
+BINARY = ("pointing_game",)  # metrics that give hits and misses even if all are hits; a tie may still be a share
 
 __all__ = [
     "Floor",
@@ -66,7 +68,7 @@ class Ranking:
 
     Attributes:
         metric: Under which metric.
-        methods: The best first.
+        methods: The best first; equals by their labels.
         mean_ranks: Of each, 1 the best that can be.
         friedman_p: Of Iman and Davenport's test that no method differs; NaN for one method or image.
         cliques: Groups of neighbours of which no two are told apart, as large as can be.
@@ -150,8 +152,10 @@ def summary(
 
     Returns:
         Indexed by `metric` and `method`: `mean`, `low` and `high` (the interval), `rank` of the mean (1 is best; ties share
-        the better one), `images` that the metric is defined for, `undefined` images, `interval` (how it was made: "bca",
-        "wilson" for hits and misses, or "none"), `forwards`, `backwards` and `seconds` per image of the method.
+        the better one), `images` that the metric is defined for, `undefined` images (an infinite score is counted here),
+        `interval` (how it was made: "bca", "wilson" for hits and misses, or "none"), `forwards`, `backwards` and `seconds`
+        per image of the method. Scores are hits and misses if the metric goes from 0 to 1 and nothing lies between in the
+        whole table: a method that never hits has Wilson's interval where others hit.
 
     Raises:
         ValueError: There is no such metric.
@@ -160,10 +164,11 @@ def summary(
     parts = []
     for name in study.metrics if metrics is None else metrics:
         table = _table(study, name)
-        scores = table.to_numpy()
-        low, high = statistics.interval(scores, level=level, seed=seed, clusters=_clusters(clusters, table))
-        made = "wilson" if clusters is None and statistics.is_hits(scores) else "bca"
-        mean, higher = table.mean(), study.metrics[name]["higher_is_better"]
+        hits = _hits(study.metrics[name], table)
+        ids = _clusters(clusters, table)
+        low, high = statistics.interval(table.to_numpy(), level=level, hits=hits, seed=seed, clusters=ids)
+        made = "wilson" if hits and clusters is None else "bca"
+        mean, higher = _means(table), study.metrics[name]["higher_is_better"]
         part = pd.DataFrame(
             {
                 "mean": mean,
@@ -197,11 +202,11 @@ def pairs(
         clusters: An id for each image of the study, where images depend on each other.
 
     Returns:
-        `a` and `b` (`a` has the better mean), `images`, `dropped`, `difference` (by how much `a` is better, in the metric's
-        units, never negative), `low` and `high` (its interval), `p` (of a sign-flip test), `p_holm` (corrected for all pairs
-        of this metric), `better` (how likely `a` is better on an image, equal counting half) and `needed`: about how many
-        more images would tell them apart, 4 times in 5, if the difference is what it seems. 0 where they are told apart,
-        infinite where there is no difference.
+        `a` and `b` (`a` has the better mean; of equals it is the first by its label), `images`, `dropped`, `difference` (by
+        how much `a` is better, in the metric's units, never negative), `low` and `high` (its interval), `p` (of a sign-flip
+        test), `p_holm` (corrected for all pairs of this metric), `better` (how likely `a` is better on an image, equal
+        counting half) and `needed`: about how many more images would tell them apart, 4 times in 5, if the difference is
+        what it seems. 0 where they are told apart, infinite where there is no difference.
 
     Raises:
         ValueError: There is no such metric, or neither higher nor lower is better.
@@ -233,7 +238,7 @@ def ranking(
     if test not in get_args(Test):
         raise ValueError(f"test={test!r}: choose one of {', '.join(get_args(Test))}")
     support = _Support.of(study, metric)
-    scores = support.oriented()
+    scores = support.oriented().sort_index(axis=1)  # so that equals do not depend on the order of methods
     if clusters is not None:
         scores = scores.groupby(_clusters(clusters, scores)).mean()
     found = scores.to_numpy()
@@ -300,17 +305,22 @@ def leaderboard(study: Studied) -> pd.DataFrame:
     A metric that is there several times, with several baselines, counts once: with its mean rank. Who wins depends on the
     baseline, so look at the spread; and a method that searched with a metric's own baseline looks better there than it is.
 
+    A method must not gain by scores that it lacks: where it has none at all and others have, its rank is the worst that can
+    be, the number of methods. Mind such a rank: it says that there is no score, and not that the map is worse.
+
     Returns:
         Indexed by `method`: `rank` (the mean over metrics), `best` and `worst` (the spread over everything measured),
-        `metrics` (under how many it is defined), `control` (whether it knows nothing of the network), `own_baseline` (the
-        labels of metrics whose baseline is the method's own), `rank/LABEL` for everything measured, and `mean/NAME` for every
-        metric, over its baselines.
+        `metrics` (under how many it is defined), `undefined` (under how many it is not though others are), `control`
+        (whether it knows nothing of the network), `own_baseline` (the labels of metrics whose baseline is the method's own),
+        `rank/LABEL` for everything measured, and `mean/NAME` for every metric, over its baselines.
     """
     labels = [label for label, facts in study.metrics.items() if _counts(facts)]
     ranks = pd.DataFrame(index=pd.Index(list(study.methods), name="method"), columns=labels, dtype=np.float64)
     for label in labels:
-        mean = _Support.of(study, label).oriented().mean()
-        ranks[label] = mean.rank(ascending=False)
+        ranks[label] = _means(_Support.of(study, label).oriented()).rank(ascending=False)
+    lacking = ranks.isna() & ranks.notna().any()
+    defined = ranks.notna().sum(axis=1)
+    ranks = ranks.mask(lacking, float(len(ranks)))
     names = pd.Series([str(study.metrics[label].get("name", label)) for label in labels], index=labels, dtype=object)
     means = pd.DataFrame({name: ranks[own.index].mean(axis=1) for name, own in names.groupby(names, sort=False)})
     means = means.reindex(ranks.index)
@@ -320,7 +330,8 @@ def leaderboard(study: Studied) -> pd.DataFrame:
             "rank": means.mean(axis=1),
             "best": ranks.min(axis=1),
             "worst": ranks.max(axis=1),
-            "metrics": ranks.notna().sum(axis=1),
+            "metrics": defined,
+            "undefined": lacking.sum(axis=1),
             "control": [m in known for m in ranks.index],
             "own_baseline": [
                 tuple(k for k in labels if _own_baseline(study.methods[m], study.metrics[k])) for m in ranks.index
@@ -373,28 +384,36 @@ def sentences(study: Studied, metric: str, *, level: float = LEVEL, seed: int = 
         reason = "no image is defined for all methods" if support.table.columns.size else "no method has a score"
         return [f"Nothing can be said of {metric}: {reason}."]
     table = _pairs(support, level, seed, None)
-    best = str(support.oriented().mean().idxmax())
+    means = _means(support.oriented())
+    best = [str(m) for m in means.index[means == means.max()]]
     said = [_first(study, support, best, level, seed)]
     if len(support.table) == 1:
         return [*said, "One image is not enough to tell methods apart."]
     if len(table):
         said += _against(table, best, level, len(support.table))
     found = _floor(study, support, table, level)
-    if found is not None:
+    if found is not None and (found.above or found.unclear or found.below):
         said.append(_above(found))
     return said
 
 
-def _first(study: Studied, support: "_Support", best: str, level: float, seed: int) -> str:
-    """Who is best, with its mean and the images that it stands on."""
-    scores = support.table[best].to_numpy()
-    low, high = statistics.interval(scores, level=level, seed=seed)
-    between = "" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]"
+def _first(study: Studied, support: "_Support", best: Sequence[str], level: float, seed: int) -> str:
+    """Who is best, with its mean and the images that it stands on; or who share the best mean."""
+    scores = support.table[list(best)]
+    ends = np.transpose(statistics.interval(scores.to_numpy(), level=level, hits=support.hits, seed=seed))
+    between = {"" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]" for low, high in ends}
+    has = "has the best" if len(best) == 1 else "have the same best"
     direction = "higher" if support.higher else "lower"
-    text = f"{best} has the best mean {support.metric} ({direction} is better), {scores.mean():.3g}{between} on "
-    text += _images(len(scores))
-    if best in controls(study):
+    text = f"{_listed(best)} {has} mean {support.metric} ({direction} is better), {_means(scores).iloc[0]:.3g}"
+    text += (between.pop() if len(between) == 1 else "") + f" on {_images(len(scores))}"
+    blind = [m for m in best if m in controls(study)]
+    if len(best) == 1 and blind:
         text += ", and it is a control, which knows nothing of the network"
+    elif len(blind) == 1:
+        text += f", and {blind[0]} is a control, which knows nothing of the network"
+    elif blind:
+        who = "all" if len(blind) == len(best) else _listed(blind)
+        text += f", and {who} are controls, which know nothing of the network"
     if support.dropped:
         text += f"; {_images(support.dropped)} on which a method is undefined {_are(support.dropped)} left out for all"
     if support.undefined:
@@ -402,21 +421,26 @@ def _first(study: Studied, support: "_Support", best: str, level: float, seed: i
     return text + "."
 
 
-def _against(table: pd.DataFrame, best: str, level: float, images: int) -> list[str]:
-    """Whom the best one is better than, and whom it cannot be told apart from."""
-    own = table[table["a"] == best]
+def _against(table: pd.DataFrame, best: Sequence[str], level: float, images: int) -> list[str]:
+    """Whom the best are better than, each of them, and whom they cannot be told apart from."""
+    own = table[table["a"].isin(best) & ~table["b"].isin(best)]
+    own = (
+        own.groupby("b", sort=False)[["p_holm", "needed"]].max().reset_index()
+    )  # the hardest of those that share the mean
     sure = own["p_holm"] < _alpha(level)
+    it, them = ("It is", "it") if len(best) == 1 else ("Each is", "all of them")
     said = []
     if sure.any():
-        said.append(f"It is better than {_listed(own.loc[sure, 'b'])} ({_p(own.loc[sure, 'p_holm'].max())}).")
+        said.append(f"{it} better than {_listed(own.loc[sure, 'b'])} ({_p(own.loc[sure, 'p_holm'].max())}).")
     unsure = own[~sure]
     if len(unsure):
         closest = unsure.sort_values("needed", kind="stable").iloc[0]
-        text = f"{best} and {_listed(unsure['b'], 'or')} cannot be told apart on {_images(images)}"
-        who = "" if len(unsure) == 1 else f" separate it from {closest['b']}"
-        if math.isinf(closest["needed"]):
-            text += ": they score the same"
-        elif closest["needed"] > 1e5:
+        if len(best) == 1:
+            text = f"{best[0]} and {_listed(unsure['b'], 'or')} cannot be told apart on {_images(images)}"
+        else:
+            text = f"{_listed(unsure['b'])} cannot be told apart from all of them on {_images(images)}"
+        who = f" separate {them} from {closest['b']}" if len(unsure) > 1 else ""
+        if closest["needed"] > 1e5:
             text += "; more than 100,000 more would have to"
             text += who or " be seen"
         else:
@@ -487,6 +511,7 @@ class _Support:
         table: Images down, methods across.
         dropped: Images that are not defined for all.
         undefined: Methods without any score, which are left out.
+        hits: Whether scores are hits and misses, by all there are.
     """
 
     metric: str
@@ -494,6 +519,7 @@ class _Support:
     table: pd.DataFrame
     dropped: int
     undefined: tuple[str, ...]
+    hits: bool
 
     @classmethod
     def of(cls, study: Studied, metric: str) -> "_Support":
@@ -506,7 +532,7 @@ class _Support:
         defined = table.loc[:, there].dropna() if there.any() else table.loc[[], there]
         undefined = tuple(str(m) for m in table.columns[~there])
         dropped = len(table) - len(defined)
-        return cls(metric, bool(higher), defined, dropped, undefined)
+        return cls(metric, bool(higher), defined, dropped, undefined, _hits(study.metrics[metric], table))
 
     def oriented(self) -> pd.DataFrame:
         """The scores, turned so that higher is better."""
@@ -514,7 +540,7 @@ class _Support:
 
 
 def _table(study: Studied, metric: str) -> pd.DataFrame:
-    """Scores of a metric: images down, methods across, in the study's order.
+    """Scores of a metric: images down, methods across, in the study's order; NaN where one is infinite.
 
     Raises:
         ValueError: There is no such metric.
@@ -527,54 +553,80 @@ def _table(study: Studied, metric: str) -> pd.DataFrame:
         else pd.DataFrame(columns=["image", "method", "score"])
     )
     table = own.pivot(index="image", columns="method", values="score")  # noqa: PD010  a score stands there once
-    return table.reindex(columns=pd.Index(list(study.methods), name="method")).astype(np.float64)
+    table = table.reindex(columns=pd.Index(list(study.methods), name="method")).astype(np.float64)
+    return table.where(table.abs() < HUGE)
+
+
+def _means(table: pd.DataFrame) -> "pd.Series[float]":
+    """Each method's mean, which the same scores in another order share to the last bit."""
+    return pd.DataFrame(np.sort(table.to_numpy(), axis=0), columns=table.columns).mean()
+
+
+def _hits(facts: Mapping[str, Any], table: pd.DataFrame) -> bool:
+    """Whether a metric's scores are hits and misses: by the metric and all its scores, not by one method's."""
+    name, ends = str(facts.get("name")), facts.get("range")
+    try:
+        registered = REGISTRY.find(name)
+        name = registered.facts.name
+        ends = registered.range if ends is None else ends
+    except ValueError:  # somebody else's
+        pass
+    if ends is None or list(ends) != [0, 1]:
+        return False
+    return statistics.is_hits(table.to_numpy(), both=name not in BINARY)
 
 
 def _pairs(support: _Support, level: float, seed: int, clusters: Sequence[Any] | None) -> pd.DataFrame:
     scores = support.oriented()
-    labels = scores.mean().sort_values(ascending=False, kind="stable").index if len(scores) else scores.columns
-    names = list(itertools.combinations([str(m) for m in labels], 2))
+    means = _means(scores)
+    # equals by their labels, so that nothing depends on the order of methods
+    labels = sorted(map(str, scores.columns), key=lambda m: (-means[m] if len(scores) else 0.0, m))
+    names = list(itertools.combinations(labels, 2))
     differences: Floats = np.zeros((len(scores), len(names)))
     for k, (a, b) in enumerate(names):
         differences[:, k] = scores[a] - scores[b]
     ids = _clusters(clusters, scores)
-    low, high = statistics.interval(differences, level=level, hits=False, clusters=ids, seed=seed)
+    low, high = statistics.interval(differences, level=level, clusters=ids, seed=seed)
     enough = max(statistics.PERMUTATIONS, math.ceil(4 * len(names) / _alpha(level)))  # p can be small after correction
     p = statistics.sign_flip(differences, permutations=enough, clusters=ids, seed=seed)
     corrected = statistics.holm(p)
-    known = len(scores) > 0
+    # rounding must not make a difference of equals
+    equal = np.array([bool(means[a] == means[b]) for a, b in names], dtype=bool)
+    size = np.where(equal, 0.0, np.maximum(differences.mean(0), 0.0)) if len(scores) else np.full(len(names), math.nan)
     return pd.DataFrame(
         {
             "a": [a for a, _ in names],
             "b": [b for _, b in names],
             "images": len(scores),
             "dropped": support.dropped,
-            "difference": differences.mean(0) if known else np.full(len(names), math.nan),
+            "difference": size,
             "low": low,
             "high": high,
             "p": p,
             "p_holm": corrected,
             "better": [statistics.better_share(scores[a], scores[b]) for a, b in names],
-            "needed": list(_more(differences, p, corrected, _alpha(level))),
+            "needed": list(_more(differences, size, p, corrected, _alpha(level))),
         }
     )
 
 
-def _more(differences: Floats, p: Floats, corrected: Floats, alpha: float) -> Iterator[float]:
-    """How many more images each pair would need, at the level that Holm's correction left for it."""
-    steps = len(p) - np.argsort(np.argsort(p, kind="stable"), kind="stable")
+def _more(differences: Floats, size: Floats, p: Floats, corrected: Floats, alpha: float) -> Iterator[float]:
+    """How many more images each pair would need, at the level that Holm's correction left for it; equal p, equal levels."""
+    steps = [int((p >= own).sum()) for own in p]
     for k, step in enumerate(steps):
         if corrected[k] < alpha:
             yield 0.0
+        elif size[k] == 0 and len(differences) > 1:
+            yield math.inf
         else:
-            yield max(statistics.needed(differences[:, k], level=alpha / step) - len(differences), 1.0)
+            yield max(statistics.needed(differences[:, k], level=alpha / max(step, 1)) - len(differences), 1.0)
 
 
 def _floor(study: Studied, support: _Support, table: pd.DataFrame, level: float) -> Floor | None:
     known = [c for c in controls(study) if c in support.table.columns]
     if not known or support.table.empty:
         return None
-    control = str(support.oriented()[known].mean().idxmax())
+    control = str(_means(support.oriented()[sorted(known)]).idxmax())  # of equals, the first by its label
     told = table["p_holm"] < _alpha(level)
     others = [str(m) for m in support.table.columns if m not in known]
     above = set(table.loc[told & (table["b"] == control), "a"])

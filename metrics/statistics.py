@@ -49,12 +49,12 @@ def interval(
     *,
     level: float = 0.95,
     method: Method = "bca",
-    hits: bool | None = None,
+    hits: bool = False,
     clusters: Any = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """Bootstrap intervals of the mean over units, one for each column; Wilson's for hits and misses.
+    """Bootstrap intervals of the mean over units, one for each column; Wilson's for what is said to be hits and misses.
 
     Every column is resampled in the same way, over the units for which it is defined. A bootstrap of few units is too
     narrow: of normal scores a 95% interval holds the mean 91 times in 100 with 16 units, 94 with 50. What the units are
@@ -64,7 +64,8 @@ def interval(
         scores: `(U, M)` or `(U,)`.
         level: How often an interval should hold the true mean.
         method: "bca" (bias-corrected and accelerated, Efron 1987: for skewed scores) or "percentile".
-        hits: Whether scores are hits, 1, and misses, 0; `None`: where no score is anything else.
+        hits: Whether scores are hits, 1, and misses, 0. It is a fact of the metric and not guessed from scores: ten scores
+            of a number that happens to be 0 are no ten misses.
         clusters: An id for each unit: clusters are resampled as a whole. Hits then get a bootstrap interval too.
         seed: Of the resampling.
         resamples: How many.
@@ -87,7 +88,8 @@ def interval(
         raise ValueError(f"method={method!r}: choose 'bca' or 'percentile'")
     groups = _groups(clusters, len(table))
     known = ~np.isnan(table)
-    binary = is_hits(table) if hits is None else hits
+    if hits and not np.isin(table[known], (0.0, 1.0)).all():
+        raise ValueError("hits=True, but some scores are neither 0 nor 1: leave it out for shares and other numbers")
     ends = np.full((2, table.shape[1]), math.nan)
     for rows, columns in _patterns(known, at_once=max(1, CHUNK // resamples)):
         own = table[np.ix_(rows, columns)]
@@ -97,7 +99,7 @@ def interval(
             sums, sizes = own, np.ones(len(own))
         if len(sums) < 2:
             continue
-        if binary and groups is None:
+        if hits and groups is None:
             ends[:, columns] = np.transpose([wilson(int(h), len(own), level) for h in own.sum(0)])
             continue
         ends[:, columns] = _bootstrap(sums, sizes, level, method, _counts(len(sums), resamples, seed))
@@ -114,20 +116,25 @@ def bootstrap_mean(scores: Any, *, level: float = 0.95, seed: int = 0) -> tuple[
         >>> low < 9.5 < high
         True
     """
-    low, high = interval(scores, level=level, method="percentile", hits=False, seed=seed)
+    low, high = interval(scores, level=level, method="percentile", seed=seed)
     return float(low), float(high)
 
 
-def is_hits(scores: Any) -> bool:
-    """Whether every score there is, is 0 or 1.
+def is_hits(scores: Any, *, both: bool = True) -> bool:
+    """Whether every score there is, is 0 or 1, and there are both.
+
+    Args:
+        scores: Of all methods: those of one may be all the same.
+        both: Whether both must occur. Of a number that may be anything, zeros alone say nothing; where a metric can give
+            nothing but hits and misses, they do.
 
     Example:
-        >>> is_hits([0.0, 1.0, float("nan")]), is_hits([0.5, 1.0]), is_hits([float("nan")])
-        (True, False, False)
+        >>> is_hits([0.0, 1.0, float("nan")]), is_hits([0.5, 1.0]), is_hits([0.0, 0.0]), is_hits([0.0, 0.0], both=False)
+        (True, False, False, True)
     """
     table = np.asarray(scores, dtype=np.float64)
-    known = table[~np.isnan(table)]
-    return bool(len(known)) and bool(np.isin(known, (0.0, 1.0)).all())
+    known = np.unique(table[~np.isnan(table)])
+    return bool(len(known)) and bool(np.isin(known, (0.0, 1.0)).all()) and (len(known) == 2 or not both)
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -450,6 +457,8 @@ def agreement(ranks: Any) -> float:
         -0.333
     """
     table = common(ranks)
+    if not table.size:
+        return math.nan
     away = table - table.mean(1, keepdims=True)
     length = np.sqrt((away**2).sum(1))
     away = away[length > 0] / length[length > 0, None]

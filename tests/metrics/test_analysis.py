@@ -109,6 +109,82 @@ def test_summary_says_how_an_interval_was_made():
     assert one["mean"].notna().all()
 
 
+CONTINUOUS = {"name": "sensitivity_max", "higher_is_better": False}
+SHARE = {"name": "somebody_elses", "higher_is_better": True, "range": [0, 1]}
+POINTING = {"name": "pointing_game", "higher_is_better": True, "range": [0.0, 1.0]}
+MIXED, ALL_HIT = [[1, 0], [1, 1], [1, 0], [1, 1]], [[1, 1]] * 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "table", "made_by"),
+    [
+        (CONTINUOUS, [[0, 1], [0, 0], [0, 1], [0, 0]], "bca"),  # its scores happen to be whole numbers
+        (CONTINUOUS, [[0, 0.3], [0, 0.1], [0, 0.2], [0, 0.2]], "bca"),
+        ({**SHARE, "range": None}, MIXED, "bca"),  # nothing is known of it
+        ({**SHARE, "range": [-1, 1]}, MIXED, "bca"),
+        (SHARE, MIXED, "wilson"),
+        (SHARE, ALL_HIT, "bca"),  # a share that is always whole
+        (SHARE, [[1, 0.5], [1, 1], [1, 0], [1, 1]], "bca"),
+        (POINTING, ALL_HIT, "wilson"),
+        (POINTING, [[1, 0.5], [1, 1], [1, 0], [1, 1]], "bca"),  # a tie
+        ({**POINTING, "range": None}, MIXED, "wilson"),
+    ],
+)
+def test_an_interval_is_made_by_the_metric_and_all_its_scores_and_said_alike(facts, table, made_by):
+    study = made(table, facts=facts)
+    found = analysis.summary(study).loc["insertion"]
+    assert found["interval"].tolist() == [made_by, made_by]
+    first = found.loc["a"]
+    assert first["rank"] == 1
+    want = statistics.wilson(4 * int(first["mean"]), 4) if made_by == "wilson" else (first["mean"], first["mean"])
+    assert (first["low"], first["high"]) == pytest.approx(want)
+    assert (
+        f"{first['mean']:.3g} [{first['low']:.3g}, {first['high']:.3g}] on 4"
+        in analysis.sentences(study, "insertion")[0]
+    )
+
+
+def test_hits_are_judged_by_all_images_also_where_some_are_dropped():
+    table = [[1, 1], [1, np.nan], [0.5, np.nan], [1, 0], [1, 1]]
+    assert analysis.summary(made(table))["interval"].tolist() == ["bca", "bca"]
+    assert "1 [1, 1] on 3 images" in analysis.sentences(made(table), "insertion")[0]
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, 1e200])
+def test_an_infinite_score_is_an_undefined_one(bad, control):
+    table = noisy([0.0, 0.3, 0.1], n=12)
+    without = table.copy()
+    table[2, 0], without[2, 0] = bad, np.nan
+    study, other = (made(t, names=[control, "b", "c"]) for t in (table, without))
+    found = analysis.summary(study)
+    pd.testing.assert_frame_equal(found, analysis.summary(other))
+    assert found.loc[("insertion", control), ["images", "undefined"]].tolist() == [11, 1]
+    pd.testing.assert_frame_equal(analysis.pairs(study, "insertion"), analysis.pairs(other, "insertion"))
+    assert analysis.pairs(study, "insertion")["dropped"].eq(1).all()
+    for function in (analysis.ranking, analysis.sentences, analysis.reliability, analysis.floor):
+        assert function(study, "insertion") == function(other, "insertion")
+    pd.testing.assert_frame_equal(analysis.leaderboard(study), analysis.leaderboard(other))
+    analysis.summary(made(np.full((3, 2), bad)))
+    assert "no method has a score" in analysis.sentences(made(np.full((3, 2), bad)), "insertion")[0]
+
+
+@pytest.mark.parametrize("names", ["", "a", "abc"])
+def test_a_study_without_any_score_says_nothing_and_breaks_nothing(names):
+    study = made(np.zeros((0, len(names))), names=names)
+    for costs in (study.costs, pd.DataFrame(columns=[*study.costs.columns], dtype=float)):
+        study.costs = costs
+        found = analysis.summary(study)
+        assert found["interval"].tolist() == ["none"] * len(names)
+        assert found["mean"].isna().all()
+        assert not len(analysis.pairs(study, "insertion"))
+        assert "no method has a score" in analysis.sentences(study, "insertion")[0]
+        assert analysis.floor(study, "insertion") is None
+        for test in ("wilcoxon", "nemenyi"):
+            assert analysis.ranking(study, "insertion", test=test).undefined == tuple(names)
+        assert analysis.leaderboard(study)["undefined"].tolist() == [0] * len(names)
+        assert math.isnan(analysis.reliability(study, "insertion").agreement)
+
+
 def test_summary_of_clusters_is_as_wide_as_of_what_they_repeat():
     table = noisy([0.0, 0.2], n=20)
     once = analysis.summary(made(table))
@@ -416,9 +492,29 @@ def test_a_leaderboard_drops_what_is_not_defined_for_all_and_counts_metrics():
     table.loc[(table["metric"] == "insertion (mean)") & (table["method"] == "c"), "score"] = np.nan
     found = analysis.leaderboard(study)
     assert found["rank/deletion"].to_dict() == {"a": 3, "b": 2, "c": 1}
-    assert math.isnan(found.loc["c", "rank/insertion (mean)"])
     assert found["metrics"].to_dict() == {"a": 3, "b": 3, "c": 2}
-    assert found.loc["c", "mean/insertion"] == 3
+    assert found["undefined"].to_dict() == {"a": 0, "b": 0, "c": 1}
+    assert found.loc["c", ["rank/insertion (black)", "rank/insertion (mean)", "mean/insertion"]].tolist() == [3, 3, 3]
+
+
+def test_a_method_gains_nothing_by_scores_that_it_lacks():
+    """A map that ranks no pixel is defined for one metric of four; the worst of all four must not lose to it."""
+    tables = {f"m{k}": np.tile([[3.0, 2.0, 1.0, np.nan]], (5, 1)) for k in range(3)}
+    tables["m3"] = np.tile([[4.0, 3.0, 1.0, 2.0]], (5, 1))
+    study = Made({m: {} for m in ("good", "fair", "random", "constant")}, dict.fromkeys(tables, HIGHER), given=tables)
+    study.metrics = {k: {**HIGHER, "name": k} for k in tables}
+    found = analysis.leaderboard(study)
+    assert found["rank"].to_dict() == {"good": 1, "fair": 2, "random": 3.25, "constant": 3.75}
+    assert found["undefined"].tolist() == [0, 0, 0, 3]
+    assert found.loc["constant", ["best", "worst", "metrics"]].tolist() == [3, 4, 1]
+    study.scores.loc[(study.scores["metric"] == "m3") & (study.scores["method"] == "random"), "score"] = np.nan
+    assert analysis.leaderboard(study).loc["random", "rank/m3"] == 4, "as many as there are methods, not as are defined"
+    study.scores.loc[(study.scores["metric"] == "m3") & (study.scores["method"] == "constant"), "score"] = np.nan
+    assert analysis.leaderboard(study)["rank/m3"].to_dict() == {"good": 1, "fair": 2, "random": 4, "constant": 4}
+    study.scores.loc[study.scores["metric"] == "m0", "score"] = np.nan  # nobody has it: nobody loses by it
+    found = analysis.leaderboard(study)
+    assert found["rank/m0"].isna().all()
+    assert found["undefined"].to_dict() == {"good": 0, "fair": 0, "random": 1, "constant": 3}
 
 
 def test_ties_share_the_mean_rank_in_the_leaderboard():
@@ -477,6 +573,18 @@ def test_a_control_that_wins_is_called_one(control):
     assert said[-1].endswith("b is worse than it.")
 
 
+def test_where_there_are_only_controls_nothing_lies_above_them(control):
+    study = made(noisy([0.5, 0.0, np.nan]), names=["random", "other", "c"])
+    study.methods["random"] = study.methods["other"] = {"name": control}
+    assert analysis.floor(study, "insertion").control == "random"
+    assert "floor" not in " ".join(analysis.sentences(study, "insertion"))
+    study = made(noisy([0.5, 0.0]), names=["mine", "b"])
+    study.methods["b"] = {"name": control}
+    mean = study.given["insertion"][:, 1].mean()
+    said = f"The floor is b, a control with a mean of {mean:.3g}: every method is better."
+    assert analysis.sentences(study, "insertion")[-1] == said
+
+
 def test_methods_that_nobody_registered_are_no_controls():
     study = made(noisy([0, 1]), names=["random_pixels_of_mine", "b"])
     study.methods["b"] = "whatever"
@@ -518,11 +626,90 @@ def test_sentences_name_a_few_and_count_the_rest():
     assert "more would separate it from" in said[1]
 
 
+def permuted(study, order):
+    """The same study with its methods in another order."""
+    (label,) = study.given
+    methods = {m: study.methods[m] for m in order}
+    columns = [list(study.methods).index(m) for m in order]
+    return Made(methods, study.metrics, given={label: study.given[label][:, columns]})
+
+
+def test_equals_share_the_best_mean_in_any_order():
+    scores = np.random.default_rng(0).normal(0.5, 10.0, 40)
+    # the same scores in another order, whose mean differs in its last bits if it is taken as they come
+    orders = [np.random.default_rng(k).permutation(scores) for k in range(3)]
+    table = np.stack([orders[0], orders[1], orders[2] - 60, orders[2]], axis=1)
+    assert len(set(table[:, [0, 1, 3]].mean(0))) > 1, "a case in point"
+    study = made(table)
+    said = analysis.sentences(study, "insertion")
+    assert said[0].startswith(f"a, b and d have the same best mean insertion (higher is better), {scores.mean():.3g}")
+    assert "[" not in said[0], "each has an interval of its own"
+    assert said[1].startswith("Each is better than c (p ")
+    assert len(said) == 2
+    for order in ("dcba", "bdac"):
+        other = permuted(study, order)
+        pd.testing.assert_frame_equal(analysis.pairs(other, "insertion"), analysis.pairs(study, "insertion"))
+        assert analysis.ranking(other, "insertion") == analysis.ranking(study, "insertion")
+        assert analysis.sentences(other, "insertion")[1:] == said[1:]
+        assert {*analysis.sentences(other, "insertion")[0].split(" have ")[0].replace(" and", ",").split(", ")} == {
+            *"abd"
+        }
+        assert analysis.summary(other)["rank"].tolist() == [1, 1, 1, 4]
+        assert analysis.leaderboard(other)["rank"].to_dict() == {"a": 2, "b": 2, "c": 4, "d": 2}
+    row = analysis.pairs(study, "insertion").iloc[0]
+    assert row[["a", "b", "difference", "needed"]].tolist() == ["a", "b", 0, math.inf]
+
+
+def test_methods_of_equal_ranks_are_ranked_alike_in_any_order():
+    table = np.array([[1, 2, 3], [2, 3, 1], [3, 1, 2]] * 5, dtype=float)  # all of mean rank 2
+    study = made(table)
+    found = [analysis.ranking(permuted(study, order), "insertion") for order in ("abc", "cab", "bca")]
+    assert found[0].methods == ("a", "b", "c")
+    assert found[0] == found[1] == found[2]
+
+
+def test_equal_p_take_equally_many_images():
+    table = np.arange(5.0)[:, None] + [0.0, 0.1, 0.25]  # 5 signs cannot reject: p is 2 in 32 for all
+    found = analysis.pairs(made(table + np.array([[0, 0, 0]] * 4 + [[0, 0.1, 0.2]])), "insertion")
+    assert len(set(found["p"])) == 1
+    # Holm's correction tests the first of equals at a third of the level, and which is the first is no fact
+    differences = [np.array([d] * 4 + [e]) for d, e in ((0.15, 0.25), (0.25, 0.45), (0.1, 0.2))]
+    assert found["needed"].tolist() == [statistics.needed(d, level=0.05 / 3) - 5 for d in differences]
+
+
+def test_what_equals_share_is_said_of_each():
+    rng = np.random.default_rng(4)
+    base = rng.normal(0, 0.1, 20)
+    table = np.stack([base, base[::-1], base - 0.03, base - 1 - rng.random(20)], axis=1)
+    said = analysis.sentences(made(table), "insertion")
+    assert said[1].startswith("Each is better than d (p ")
+    assert said[2].startswith("c cannot be told apart from all of them on 20 images; about ")
+    assert said[2].endswith(" more would.")
+    many = np.tile(np.array([[0.0], [1.0], [0.5]]), (1, 7))
+    (low, high) = statistics.interval(many[:, 0])
+    (said,) = analysis.sentences(made(many), "insertion")
+    assert said.startswith("a, b, c and 4 others have the same best mean insertion (higher is better), 0.5 ")
+    assert said.endswith(f"[{low:.3g}, {high:.3g}] on 3 images.")
+
+
+def test_controls_that_share_the_best_mean_are_called_ones(control):
+    table = np.tile(np.array([[0.0], [1.0], [0.5]]), (1, 3))
+    study = made(table)
+    study.methods["b"] = {"name": control}
+    said = analysis.sentences(study, "insertion")
+    assert said[0].endswith("on 3 images, and b is a control, which knows nothing of the network.")
+    study.methods["c"] = {"name": control}
+    assert "and b and c are controls, which know nothing of" in analysis.sentences(study, "insertion")[0]
+    assert analysis.floor(permuted(study, "cba"), "insertion").control == "b", "in any order"
+    study.methods["a"] = {"name": control}
+    assert "and all are controls, which know nothing of" in analysis.sentences(study, "insertion")[0]
+
+
 def test_sentences_on_no_difference_and_on_too_small_a_one():
     same = np.random.default_rng(0).random((6, 1))
-    assert analysis.sentences(made(np.hstack([same, same])), "insertion")[1] == (
-        "a and b cannot be told apart on 6 images: they score the same."
-    )
+    (said,) = analysis.sentences(made(np.hstack([same, same])), "insertion")
+    assert said.startswith("a and b have the same best mean insertion")
+    assert said.count("[") == 1, "and the same interval"
     tiny = np.tile([[0.5, 0.5], [0.2, 0.3]], (50, 1)) + np.array([[0, 1e-1], [0, 0]] * 50)
     tiny[:, 1] = tiny[:, 0] + np.where(np.arange(100) % 2, 0.1, -0.1) + 1e-5
     assert "more than 100,000 more would have to be seen" in analysis.sentences(made(tiny), "insertion")[1]

@@ -143,14 +143,24 @@ def test_hits_get_wilsons_interval():
     hits = np.zeros((40, 2))
     hits[:31, 0] = 1
     hits[:, 1] = 1
-    low, high = interval(hits)
+    low, high = interval(hits, hits=True)
     for k, n in enumerate((31, 40)):
         assert (low[k], high[k]) == pytest.approx(proportion_confint(n, 40, method="wilson"), abs=1e-12)
     assert wilson(31, 40, 0.9) == pytest.approx(proportion_confint(31, 40, 0.1, method="wilson"), abs=1e-12)
     assert low[1] < 0.95 < high[1] == 1, "all hits are no certainty"
-    assert interval(hits, hits=False)[0][1] == 1, "unless they are said to be no hits"
     assert not is_hits(np.full(3, 1.5))
     np.testing.assert_array_equal(interval(np.full(5, 0.5)), 0.5)
+
+
+def test_nobody_guesses_that_zeros_are_misses():
+    np.testing.assert_array_equal(interval(np.zeros((10, 2))), 0)
+    assert interval([1.0] * 5) == (1, 1)
+    mixed = np.array([1.0, 0, 1, 1, 0, 1, 0, 1])
+    assert interval(mixed) == interval(mixed, hits=False) != interval(mixed, hits=True)
+    assert is_hits(mixed)
+    assert not is_hits(np.zeros((10, 2)))
+    assert is_hits(np.zeros((10, 2)), both=False)
+    assert not is_hits([0.0, 0.5, 1.0], both=False)
 
 
 def test_clusters_are_what_counts():
@@ -182,8 +192,8 @@ def test_a_shift_shifts_the_interval_of_clusters_too():
 
 def test_hits_in_clusters_get_a_bootstrap_interval():
     hits = np.repeat([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 4)
-    low, high = interval(hits, clusters=np.repeat(np.arange(6), 4))
-    assert high - low > 1.3 * np.subtract(*interval(hits)[::-1])
+    low, high = interval(hits, hits=True, clusters=np.repeat(np.arange(6), 4))
+    assert high - low > 1.3 * np.subtract(*interval(hits, hits=True)[::-1])
 
 
 @pytest.mark.parametrize(
@@ -194,6 +204,7 @@ def test_hits_in_clusters_get_a_bootstrap_interval():
         ([1.0, 2.0], {"level": 95}, "0.95"),
         ([1.0, 2.0], {"method": "basic"}, "percentile"),
         ([1.0, 2.0], {"clusters": [0]}, "one id for each"),
+        ([1.0, 0.5], {"hits": True}, "neither 0 nor 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(scores, more, message):
