@@ -158,7 +158,8 @@ def _parameters(cls: Any) -> dict[str, Parameter]:
 
 
 def _default(f: "dataclasses.Field[Any]") -> Any:
-    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    # a class that came from another process by value brings its own copy of `dataclasses.MISSING`
+    return f.default_factory() if callable(f.default_factory) else f.default
 
 
 def _helps(cls: type) -> dict[str, str]:
