@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -262,7 +263,7 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these weights from others: modules, parameters and buffers, or a file's bytes; normalisation.
+        """What tells this network from others: modules with their plain attributes, weights, or a file's bytes; normalisation.
 
         Raises:
             ValueError: The network is a bare callable and nobody named it.
@@ -280,6 +281,7 @@ class Model:
         elif isinstance(self.network, nn.Module):
             for module in self.network.modules():
                 digest.update(f"{type(module).__module__}.{type(module).__qualname__}({module.extra_repr()})".encode())
+                digest.update(json.dumps(canonical(_settings(module)), sort_keys=True).encode())
             for name, tensor in sorted(self.network.state_dict().items()):
                 if isinstance(tensor, Tensor):
                     digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -1223,6 +1225,20 @@ def _rank(off: float, layer: str) -> tuple[int, int, float]:
 def map_type(inputs: Tensor) -> torch.dtype:
     """What maps of these inputs are in: float64 for float64, float32 for all others."""
     return torch.float64 if inputs.dtype == torch.float64 else torch.float32
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """A module's public attributes that are plain values: `forward` may do one thing or another by them."""
+    return {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and _is_plain(v)}
+
+
+def _is_plain(value: Any, depth: int = 8) -> bool:
+    """Whether a value is a number, a text, `None`, or tuples, lists and dicts of these."""
+    if value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
+        return True
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_plain(v, depth - 1) for pair in value.items() for v in pair)
+    return isinstance(value, tuple | list) and depth > 0 and all(_is_plain(v, depth - 1) for v in value)
 
 
 def _digest(tensor: Tensor) -> Tensor:
