@@ -1,6 +1,7 @@
 """The model as every method sees it: everything that lies between an image and the scores that explain it."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import itertools
@@ -26,6 +27,7 @@ Network: TypeAlias = nn.Module | Callable[..., Any] | str | os.PathLike[str]  # 
 RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
 SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens": "(N, T, D)"}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+PLAIN = (type(None), str, bytes, int, float, complex, np.generic)  # a tuple: a union takes far longer to look through
 TRIES = 24  # layers at which a network is tried to be cut
 TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
@@ -203,6 +205,7 @@ class Model:
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
         self._stamp: list[Any] | None = None
         self._sums: Tensor | None = None
+        self._told: list[dict[str, Any]] = []
         self._twin: nn.Module | None = None
         self._engines: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._checked: dict[Any, tuple[int, ...] | None] = {}  # the output's shape for every shape of input seen
@@ -326,9 +329,12 @@ class Model:
         # writing to a parameter's `.data` moves no version: its digest does
         floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
         sums = torch.stack([_digest(t).to(floats[0].device) for t in floats]) if floats else None
+        # what `forward` goes by; where the network itself runs, for want of a copy, it may count its own calls
+        told = [_settings(m) for m in network.modules()]
+        same = same and (self._twin is None or told == self._told)
         if same and (sums is None or (self._sums is not None and torch.equal(sums, self._sums))):
             return
-        self._stamp, self._sums = stamp, sums
+        self._stamp, self._sums, self._told = stamp, sums, copy.deepcopy(told)
         self._twin = _lean.shadow(network)
         self._engines = None
         self._checked.clear()
@@ -1234,7 +1240,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _is_plain(value: Any, depth: int = 8) -> bool:
     """Whether a value is a number, a text, `None`, or tuples, lists and dicts of these."""
-    if value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
+    if isinstance(value, PLAIN):
         return True
     if isinstance(value, dict):
         return depth > 0 and all(_is_plain(v, depth - 1) for pair in value.items() for v in pair)

@@ -976,6 +976,11 @@ def test_fingerprints_hold_the_plain_attributes_of_every_module(own):
     assert Model(nn.Sequential(Switched(**own))).fingerprint != Model(nn.Sequential(Switched())).fingerprint
 
 
+def test_fingerprints_hold_numbers_of_numpy():
+    one, two = (Model(Switched(flag=np.int64(v))).fingerprint for v in (5, 6))
+    assert one != two
+
+
 def test_fingerprints_do_not_change_by_order_mode_objects_or_use(images):
     cycle = [1]
     cycle.append(cycle)
@@ -991,6 +996,22 @@ def test_fingerprints_do_not_change_by_order_mode_objects_or_use(images):
         model.gradients(images(), 0)
         assert model.fingerprint == before, "it is a copy that runs"
     assert network.calls == 0
+
+
+def test_an_attribute_that_is_changed_later_counts_at_once(images):
+    """Otherwise a study would keep the old numbers under the new fingerprint."""
+    network, x = Switched(flag=False, sizes=[1]), images()
+    model = Model(network)
+    before = model.scores(x, 0)
+    twin = model._twin
+    torch.testing.assert_close(model.scores(x, 0), before, **EXACT)
+    assert model._twin is twin, "nothing changed, so nothing is made anew"
+    network.flag = True
+    torch.testing.assert_close(model.scores(x, 0), 10 * before, **CLOSE)
+    twin = model._twin
+    network.sizes.append(2)  # in place
+    model.scores(x, 0)
+    assert model._twin is not twin
 
 
 def test_fingerprints_do_not_depend_on_how_the_mean_was_written(networks):
