@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from . import _backends, _layers, _lean
 from ._backends import Backend
-from ._parameters import canonical
+from ._parameters import canonical, is_plain
 from .targets import Activation, Output, Target, TargetLike, read, read_all, resolve
 
 Kind = Literal["image", "table", "tokens"]
@@ -27,7 +26,6 @@ Network: TypeAlias = nn.Module | Callable[..., Any] | str | os.PathLike[str]  # 
 RANKS: dict[Kind, int] = {"image": 4, "table": 2, "tokens": 3}
 SHAPES: dict[Kind, str] = {"image": "(N, C, H, W)", "table": "(N, F)", "tokens": "(N, T, D)"}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-PLAIN = (type(None), str, bytes, int, float, complex, np.generic)  # a tuple: a union takes far longer to look through
 TRIES = 24  # layers at which a network is tried to be cut
 TOLERANCE = 1e-4  # of the largest output: what the fast copy may differ by
 
@@ -1235,16 +1233,7 @@ def map_type(inputs: Tensor) -> torch.dtype:
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     """A module's public attributes that are plain values: `forward` may do one thing or another by them."""
-    return {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and _is_plain(v)}
-
-
-def _is_plain(value: Any, depth: int = 8) -> bool:
-    """Whether a value is a number, a text, `None`, or tuples, lists and dicts of these."""
-    if isinstance(value, PLAIN):
-        return True
-    if isinstance(value, dict):
-        return depth > 0 and all(_is_plain(v, depth - 1) for pair in value.items() for v in pair)
-    return isinstance(value, tuple | list) and depth > 0 and all(_is_plain(v, depth - 1) for v in value)
+    return {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and is_plain(v)}
 
 
 def _digest(tensor: Tensor) -> Tensor:
