@@ -1,15 +1,19 @@
 """Hyper-parameters: declared once as annotated fields; from these come the constructor, its checks and the CLI's options."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
 import json
 import re
+import sysconfig
 import types
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -158,7 +162,8 @@ def _parameters(cls: Any) -> dict[str, Parameter]:
 
 
 def _default(f: "dataclasses.Field[Any]") -> Any:
-    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    # a class that came from another process by value brings its own copy of `dataclasses.MISSING`
+    return f.default_factory() if callable(f.default_factory) else f.default
 
 
 def _helps(cls: type) -> dict[str, str]:
@@ -268,6 +273,18 @@ def canonical(value: Any) -> Any:  # noqa: C901  one branch for each kind of val
     return {name: {k: "itself" if v is value else _held(value, v) for k, v in sorted(held.items())}}
 
 
+PLAIN = (type(None), str, bytes, int, float, complex, np.generic)  # a tuple: a union takes far longer to look through
+
+
+def is_plain(value: Any, depth: int = 8) -> bool:
+    """Whether a value is a number, a text, `None`, or tuples, lists and dicts of these."""
+    if isinstance(value, PLAIN):
+        return True
+    if isinstance(value, dict):
+        return depth > 0 and all(is_plain(v, depth - 1) for pair in value.items() for v in pair)
+    return isinstance(value, tuple | list) and depth > 0 and all(is_plain(v, depth - 1) for v in value)
+
+
 def _held(owner: Any, value: Any) -> Any:
     """An attribute of an object; a module by its name in the object's network, where it has one."""
     network: Any = getattr(owner, "forward_func", None)
@@ -278,9 +295,25 @@ def _held(owner: Any, value: Any) -> Any:
     return canonical(value)
 
 
-def _function(value: types.FunctionType) -> Any:
-    """A function by what it does: code, defaults and what it closes over, never its address."""
+_SEEN: ContextVar[list[types.FunctionType] | None] = ContextVar("_SEEN", default=None)  # inside one function's text
 
+
+def _function(value: types.FunctionType) -> Any:
+    """A function by what it does: code, defaults, what it closes over and the globals that it reads, never its address."""
+    seen = _SEEN.get()
+    if seen is not None:
+        if value in seen:  # it calls itself, or two functions call it
+            return f"function {seen.index(value)}"
+        seen.append(value)
+        return _told(value)
+    token = _SEEN.set([value])
+    try:
+        return _told(value)
+    finally:
+        _SEEN.reset(token)
+
+
+def _told(value: types.FunctionType) -> str:
     def code(c: types.CodeType) -> Any:
         return [
             c.co_code.hex(),
@@ -294,11 +327,47 @@ def _function(value: types.FunctionType) -> Any:
             held.append(cell.cell_contents)
         except ValueError:  # still empty
             held.append(None)
-    inner = [c.__qualname__ if c is value or isinstance(c, types.FunctionType) else canonical(c) for c in held]
+    inner = [_outside(c) if isinstance(c, types.FunctionType) else canonical(c) for c in held]
+    read = {n: _outside(value.__globals__[n]) for n in _globals(value.__code__) if n in value.__globals__}
     text = json.dumps(
-        [code(value.__code__), canonical(value.__defaults__), canonical(value.__kwdefaults__ or {}), inner]
+        [code(value.__code__), canonical(value.__defaults__), canonical(value.__kwdefaults__ or {}), inner, read]
     )
     return f"callable:{value.__module__}.{value.__qualname__}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+@cache
+def _globals(code: types.CodeType) -> tuple[str, ...]:
+    """Names that code, and what is defined in it, reads as globals; those that it writes itself, as counters, are left out."""
+    parts, read, written = [code], set[str](), set[str]()
+    while parts:
+        part = parts.pop()
+        parts += [k for k in part.co_consts if isinstance(k, types.CodeType)]
+        for step in dis.get_instructions(part):
+            if step.opname in {"LOAD_GLOBAL", "LOAD_NAME"}:
+                read.add(step.argval)
+            elif step.opname == "STORE_GLOBAL":
+                written.add(step.argval)
+    return tuple(sorted(read - written))
+
+
+def _outside(value: Any) -> Any:
+    """What a function finds outside itself: plain values, tensors, networks and somebody's own functions are told whole."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    own = isinstance(value, types.FunctionType) and not _is_library(value)
+    network = hasattr(value, "state_dict") and hasattr(value, "named_modules") and not isinstance(value, type)
+    if own or network or is_plain(value) or isinstance(value, Tensor | np.ndarray | functools.partial):
+        return canonical(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _is_library(function: types.FunctionType) -> bool:
+    """Whether a function is part of an installed package, of Python or of attriscope, whose versions tell what it does."""
+    path = Path(function.__code__.co_filename)
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or str(path).startswith("<frozen")
+    package = (function.__module__ or "").partition(".")[0]
+    return installed or package == "attriscope" or path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 class Configured:

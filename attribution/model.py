@@ -1,6 +1,7 @@
 """The model as every method sees it: everything that lies between an image and the scores that explain it."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from . import _backends, _layers, _lean
 from ._backends import Backend
-from ._parameters import canonical
+from ._parameters import canonical, is_plain
 from .targets import Activation, Output, Target, TargetLike, read, read_all, resolve
 
 Kind = Literal["image", "table", "tokens"]
@@ -202,6 +203,7 @@ class Model:
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
         self._stamp: list[Any] | None = None
         self._sums: Tensor | None = None
+        self._told: list[dict[str, Any]] = []
         self._twin: nn.Module | None = None
         self._engines: tuple[Callable[..., Any], Callable[..., Any]] | None = None
         self._checked: dict[Any, tuple[int, ...] | None] = {}  # the output's shape for every shape of input seen
@@ -262,7 +264,7 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these weights from others: modules, parameters and buffers, or a file's bytes; normalisation.
+        """What tells this network from others: modules with their plain attributes, weights, or a file's bytes; normalisation.
 
         Raises:
             ValueError: The network is a bare callable and nobody named it.
@@ -280,6 +282,7 @@ class Model:
         elif isinstance(self.network, nn.Module):
             for module in self.network.modules():
                 digest.update(f"{type(module).__module__}.{type(module).__qualname__}({module.extra_repr()})".encode())
+                digest.update(json.dumps(canonical(_settings(module)), sort_keys=True).encode())
             for name, tensor in sorted(self.network.state_dict().items()):
                 if isinstance(tensor, Tensor):
                     digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -324,9 +327,12 @@ class Model:
         # writing to a parameter's `.data` moves no version: its digest does
         floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
         sums = torch.stack([_digest(t).to(floats[0].device) for t in floats]) if floats else None
+        # what `forward` goes by; where the network itself runs, for want of a copy, it may count its own calls
+        told = [_settings(m) for m in network.modules()]
+        same = same and (self._twin is None or told == self._told)
         if same and (sums is None or (self._sums is not None and torch.equal(sums, self._sums))):
             return
-        self._stamp, self._sums = stamp, sums
+        self._stamp, self._sums, self._told = stamp, sums, copy.deepcopy(told)
         self._twin = _lean.shadow(network)
         self._engines = None
         self._checked.clear()
@@ -1223,6 +1229,11 @@ def _rank(off: float, layer: str) -> tuple[int, int, float]:
 def map_type(inputs: Tensor) -> torch.dtype:
     """What maps of these inputs are in: float64 for float64, float32 for all others."""
     return torch.float64 if inputs.dtype == torch.float64 else torch.float32
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """A module's public attributes that are plain values: `forward` may do one thing or another by them."""
+    return {k: v for k, v in vars(module).items() if k != "training" and not k.startswith("_") and is_plain(v)}
 
 
 def _digest(tensor: Tensor) -> Tensor:

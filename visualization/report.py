@@ -31,6 +31,7 @@ from .critical_difference import critical_difference
 LEVEL = 0.95
 MEGABYTES = 14.0
 NAMED = 6  # images that are named before the others are counted
+UNFINISHED = "This study is not finished: there are images that it has not looked at yet. The same comparison goes on."
 BAR = (6.0, 130.0)  # where an interval's bar may begin and end, in a drawing 136 wide
 ACCENT, GREY = "#0b5cab", "#6b6b6b"
 
@@ -165,12 +166,15 @@ class _Page:
             )
         if study.seconds:
             paid.append(f"It took {_style.duration(study.seconds)}.")
+        versions = ", ".join(f"{name} {number}" for name, number in study.versions.items())
         return [
+            ("State", [] if study.finished else [UNFINISHED]),
             ("Model", [self.model] if self.model else []),
             ("Images", images),
             ("Methods", methods),
             ("Metrics", [f"{m}: {_words.protocol(f['protocol'])}" for m, f in study.metrics.items()]),
             ("Cost", paid),
+            ("Made with", [versions] if versions else []),
             ("Report", [f"{self.when}, attriscope {version('attriscope')}"]),
         ]
 
@@ -285,7 +289,7 @@ class _Page:
                 "words": f"mean {mean}" + (f", {between}" if between else ""),
             },
             "images": int(own["images"]),
-            "undefined": len(self.study) - int(own["images"]),
+            "undefined": self._undefined(metric, method),
             "evaluations": key(own["forwards"] + own["backwards"]),
             "cost": _words.cost(own["forwards"], own["backwards"]) if ran else DASH,
             "seconds": key(own["seconds"]),
@@ -347,23 +351,33 @@ class _Page:
         """What was not run, what failed, and what is undefined, each with the reason."""
         study = self.study
         rows = [(str(m), f"left out: {reason}") for m, reason in study.left_out.items()]
-        failures: dict[tuple[str, str], list[int]] = {}
-        for (method, image), message in getattr(study, "failed", {}).items():
-            failures.setdefault((str(method), str(message)), []).append(int(image))
-        for (method, message), where in failures.items():
-            names = [str(study.names[i]) for i in where[:NAMED]]
+        rows += [(str(name), f"skipped: {reason}") for name, reason in study.skipped.items()]
+        failures: dict[tuple[str, str], list[str]] = {}
+        for (image, what), message in study.failed.items():
+            failures.setdefault((str(what), str(message)), []).append(str(image))
+        pairs = {f"{method}, {metric}": f"{metric} of {method}" for method in study.methods for metric in study.metrics}
+        for (what, message), where in failures.items():
             more = f" and {len(where) - NAMED:,} more" if len(where) > NAMED else ""
-            rows.append((method, f"failed on {', '.join(names) if more else listed(names)}{more}: {message}"))
+            named = ", ".join(where[:NAMED]) if more else listed(where)
+            label = what if what in study.methods else pairs.get(what, what)
+            rows.append((label, f"failed on {named}{more}: {message}"))
         for metric, table in self.summary.items():
-            for method, own in table.items():
-                failed = sum(len(where) for (m, _), where in failures.items() if m == method)
-                undefined = len(study) - int(own["images"]) - failed
+            for method in table:
+                undefined = self._undefined(metric, method)
                 if undefined > 0:
                     why = _words.undefined(study.metrics[metric])
                     rows.append(
                         (f"{metric} of {method}", f"undefined on {undefined:,} of {count(len(study), 'image')}: {why}")
                     )
+        if not study.finished:
+            rows.append(("Images", UNFINISHED))
         return rows
+
+    def _undefined(self, metric: str, method: str) -> int:
+        """Images whose score is NaN; one that failed, or that there is not yet, is no undefined one."""
+        scores = self.study.scores
+        own = scores[(scores["metric"] == metric) & (scores["method"] == method)]
+        return int(own["score"].isna().sum())
 
     def _again(self) -> dict[str, Any]:
         study = self.study

@@ -948,6 +948,72 @@ def test_fingerprints_tell_weights_and_preprocessing_apart(networks):
     assert Model(networks.cnn(), batch_size=3, fast=False).fingerprint == before  # how it is run changes nothing
 
 
+class Switched(nn.Module):
+    """What `forward` does is told by attributes, which no `state_dict` holds; it counts its calls."""
+
+    def __init__(self, **own):
+        super().__init__()
+        self.head = nn.Linear(192, 3)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.flag, self.calls, self.seen, self._private = False, 0, None, 0
+        self.__dict__.update(own)
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen = x.shape
+        return self.head(x.flatten(1)) * (10 if self.flag else 1)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"flag": True}, {"flag": 0}, {"flag": None}, {"flag": 1e-3}, {"flag": "no"}, {"flag": (1, 2)}, {"flag": [1, 3]},
+        {"flag": {"a": [1]}}, {"flag": {"a": [2]}}, {"flag": np.int64(5)}, {"more": 0},
+    ],
+)  # fmt: skip
+def test_fingerprints_hold_the_plain_attributes_of_every_module(own):
+    assert Model(nn.Sequential(Switched(**own))).fingerprint != Model(nn.Sequential(Switched())).fingerprint
+
+
+def test_fingerprints_hold_numbers_of_numpy():
+    one, two = (Model(Switched(flag=np.int64(v))).fingerprint for v in (5, 6))
+    assert one != two
+
+
+def test_fingerprints_do_not_change_by_order_mode_objects_or_use(images):
+    cycle = [1]
+    cycle.append(cycle)
+    before = Model(Switched(a=1, b=2)).fingerprint
+    for own in ({"b": 2, "a": 1}, {"a": 1, "b": 2, "some": object()}, {"a": 1, "b": 2, "_private": 9},
+                {"a": 1, "b": 2, "cycle": cycle}):  # fmt: skip
+        assert Model(Switched(**own)).fingerprint == before
+    network = Switched(a=1, b=2)
+    assert Model(network.train()).fingerprint == Model(network.eval()).fingerprint == before
+    for fast in (True, False):
+        model = Model(network, fast=fast)
+        model.scores(images(), 0)
+        model.gradients(images(), 0)
+        assert model.fingerprint == before, "it is a copy that runs"
+    assert network.calls == 0
+
+
+def test_an_attribute_that_is_changed_later_counts_at_once(images):
+    """Otherwise a study would keep the old numbers under the new fingerprint."""
+    network, x = Switched(flag=False, sizes=[1]), images()
+    model = Model(network)
+    before = model.scores(x, 0)
+    twin = model._twin
+    torch.testing.assert_close(model.scores(x, 0), before, **EXACT)
+    assert model._twin is twin, "nothing changed, so nothing is made anew"
+    network.flag = True
+    torch.testing.assert_close(model.scores(x, 0), 10 * before, **CLOSE)
+    twin = model._twin
+    network.sizes.append(2)  # in place
+    model.scores(x, 0)
+    assert model._twin is not twin
+
+
 def test_fingerprints_do_not_depend_on_how_the_mean_was_written(networks):
     prints = {
         Model(networks.cnn(), mean=m).fingerprint for m in ((0.5, 0.5, 0.5), [0.5, 0.5, 0.5], torch.full((3,), 0.5))

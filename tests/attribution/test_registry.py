@@ -1,10 +1,15 @@
 """Names: patterns, tags, aliases, close matches, third parties."""
 
+import subprocess
+import sys
+import types
 import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import cloudpickle
 import pytest
+import torch
 from attriscope import attribution
 from attriscope.attribution import registry as registry_file
 from attriscope.attribution.attributor import REGISTRY, Attributor, Computed, Cost, register
@@ -323,3 +328,56 @@ def test_matching_of_tags_that_are_tuples():
     assert own.names(kinds="table") == ["one"]
     assert own.names(kinds=("image", "table")) == ["one"]
     assert own.names(kinds="tokens") == []
+
+
+# -- classes of a script or a notebook ---------------------------------------------------------------------------------
+
+SCRIPT = '''
+from dataclasses import field
+from attriscope import attribution, metrics
+from attriscope.attribution.attributor import Computed
+
+class Mine(attribution.Attributor):
+    """Somebody's own.
+
+    Args:
+        power: Of the image.
+        sizes: Made anew for each.
+    """
+
+    power: float = 2.0
+    sizes: list = field(default_factory=lambda: [1, 2])
+
+    def compute(self, inputs, target):
+        return Computed(inputs.mean(1, keepdim=True) ** self.power, {})
+
+class Judge(metrics.Deletion):
+    """Somebody's own."""
+
+    extra: int = 3
+'''
+
+ELSEWHERE = """
+import pickle, sys
+import torch
+method, judge, x = pickle.load(sys.stdin.buffer)
+again = type(method)(method.model, power=3.0)
+own = [(m.params["power"], m.params["sizes"]) for m in (again, method)]
+print(own, judge.extra, type(judge)(extra=4).params["extra"], repr(again))
+print(torch.equal(method.explain(x, 0).maps, x.mean(1, keepdim=True) ** 2))
+"""
+
+
+def test_a_class_that_is_defined_in_a_script_is_whole_in_another_process():
+    """Its code goes there by value, and with it copies of what `dataclasses` compares by identity."""
+    module = types.ModuleType("a_script")  # that nobody can import
+    exec(SCRIPT, module.__dict__)  # noqa: S102
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    sent = cloudpickle.dumps((module.Mine(network), module.Judge(), x))
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], input=sent, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines() == [
+        "[(3.0, [1, 2]), (2.0, [1, 2])] 3 4 Mine(power=3.0)",
+        "True",
+    ]

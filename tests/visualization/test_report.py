@@ -1,6 +1,7 @@
 """The report in a browser, and what it is packed from."""
 
 import copy
+import html
 import io
 import json
 import os
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from attriscope import metrics
+from attriscope import attribution, metrics
 from attriscope.attribution import _picture, from_maps
+from attriscope.attribution.attributor import Computed
 from attriscope.metrics import Study
 from attriscope.visualization import _packing, _words, report
 from attriscope.visualization._gallery import Gallery, choose
@@ -370,7 +372,8 @@ def test_names_are_text_wherever_they_stand(look, network, images, tmp_path, fig
     )
     study.left_out = {"<b>gone</b>": "</td><script>document.title = 'hit'</script>"}
     study.configuration = 'title = "</pre><script>document.title = \'hit\'</script>"'
-    study.failed = {("b", 0): "<i>no memory</i>"}
+    study.failed = {(HOSTILE[0], "b"): "<i>no memory</i>"}
+    study.skipped = {"<u>S</u>": "<b>broken</b>"}
     study.predicted = torch.tensor([1, 2, 0])
     path = report(study, tmp_path / "r.html", title="<u>T</u>", model="<svg onload=alert(3)>")
     seen = look(path)
@@ -378,7 +381,7 @@ def test_names_are_text_wherever_they_stand(look, network, images, tmp_path, fig
     body = seen.page.locator("body").inner_text()
     for part in (
         label, HOSTILE[0], HOSTILE[1], "<b>gone</b>", "</td><script>", "</pre><script>", "<i>no memory</i>", "<u>T</u>",
-        "<svg onload=alert(3)>",
+        "<svg onload=alert(3)>", "<u>S</u>", "<b>broken</b>",
     ):  # fmt: skip
         assert part in body, part
     found = []
@@ -731,11 +734,80 @@ def test_a_method_with_the_metric_s_own_baseline_is_marked(network, images, tmp_
 
 def test_what_is_missing_is_told_with_the_reason(study, tmp_path):
     study.left_out = {"grad_cam": "no layer"}
-    study.failed = {("ig", 1): "out of memory", ("ig", 2): "out of memory"}
+    study.failed = {("two.png", "ig"): "out of memory", ("three.png", "ig"): "out of memory"}
     text = re.sub(r"<[^>]+>", " ", report(study, tmp_path / "r.html").read_text(encoding="utf-8"))
     assert re.search(r"grad_\s*cam\s+left out: no layer", text)
     assert "failed on two.png and three.png: out of memory" in text
     assert "undefined on 3 of 3 images: constant maps rank no pixel before another" in text
+
+
+def text_of(path):
+    text = re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8").replace("<wbr>", ""))
+    return re.sub(r"\s+", " ", html.unescape(text))
+
+
+def test_what_a_comparison_failed_at_is_told(network, images, tmp_path):
+    """Methods and metrics that fail on some images, as `compare` itself tells it."""
+
+    class Fragile(attribution.Attributor):
+        """Gray values; not of the second image."""
+
+        def compute(self, inputs, target):
+            if bool((inputs == images[1]).flatten(1).all(1).any()):
+                raise RuntimeError("out of memory")
+            return Computed(inputs.mean(1, keepdim=True), {})
+
+        @classmethod
+        def _cost(cls, options, shape):
+            return 0, 0
+
+    class Broken(metrics.Deletion):
+        """Deletion; not of the method's maps of the second image."""
+
+        def prepare(self, todo, images_, maps):
+            if len(images_) == 1 and not torch.equal(images_[0], images[0]):
+                raise RuntimeError("no score")
+            return super().prepare(todo, images_, maps)
+
+    with pytest.warns(RuntimeWarning, match="failed on"):
+        study = metrics.compare(
+            network, images, [0, 1, 2], attributors={"a": Fragile(network), "b": "saliency"}, block=1,
+            metrics={"insertion": "insertion", "broken": Broken()}, names=["one", "two", "three"], progress=False,
+        )  # fmt: skip
+    assert study.failed == {
+        ("two", "a"): "RuntimeError: out of memory",
+        ("two", "b, broken"): "RuntimeError: no score",
+        ("three", "a, broken"): "RuntimeError: no score",
+        ("three", "b, broken"): "RuntimeError: no score",
+    }
+    text = text_of(report(study, tmp_path / "r.html"))
+    assert "a failed on two: RuntimeError: out of memory" in text
+    assert "broken of b failed on two and three: RuntimeError: no score" in text
+    assert "broken of a failed on three: RuntimeError: no score" in text
+    assert " undefined on " not in text, "what failed is not undefined"
+    assert not re.search(r"\d undefined", text)
+
+
+def test_an_undefined_score_beside_a_failed_one_is_still_told(study, tmp_path):
+    """One metric's failure hides nothing of the others."""
+    study.failed = {(name, "flat, insertion"): "no score" for name in study.names}
+    scores = study.scores
+    study.scores = scores[(scores["method"] != "flat") | (scores["metric"] != "insertion")]
+    text = text_of(report(study, tmp_path / "r.html"))
+    assert "insertion of flat failed on one.png, two.png and three.png: no score" in text
+    assert "deletion of flat undefined on 3 of 3 images" in text
+    assert "insertion of flat undefined" not in text
+
+
+def test_skipped_inputs_versions_and_an_unfinished_study_are_told(study, tmp_path):
+    before = text_of(report(study, tmp_path / "r.html"))
+    assert "not finished" not in before
+    study.skipped = {"four.png": "cannot identify image file"}
+    study.versions, study.finished = {"attriscope": "0.9", "torch": "2.x"}, False
+    text = text_of(report(study, tmp_path / "r.html"))
+    assert "four.png skipped: cannot identify image file" in text
+    assert "Made with attriscope 0.9, torch 2.x" in text
+    assert text.count("This study is not finished") == 2  # at the top, and where it says what is missing
 
 
 def test_how_to_make_it_again(study, tmp_path):
