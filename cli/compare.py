@@ -353,7 +353,7 @@ def write_study(study: metrics.Study, setup: Setup, out: Path, *, report: bool =
     best = None
     if len(study.methods) > COLUMNS:
         best = list(study.leaderboard().index[:COLUMNS])
-        say(f"compare.png and curves.png show the {COLUMNS} best of {len(study.methods)} methods; all of them are in the report")
+        say(f"compare.png and curves.png show the {COLUMNS} best of {len(study.methods)} methods; the report has all")
     with explained():
         save_figure(visualization.side_by_side(study, methods=best, **_drawn_over(study, setup)), out / files[0])
     if study.curves:

@@ -101,7 +101,8 @@ def test_an_object_of_somebody_s_own_is_its_class():
 
 def test_functions_of_libraries_are_their_names(monkeypatch):
     """Their globals are caches and registries, which change; their version says what they do."""
-    for function, read in ((functional.interpolate, "_is_integer"), (textwrap.dedent, "_whitespace_only_re"), (from_maps, "FromMaps")):
+    cases = ((functional.interpolate, "_is_integer"), (textwrap.dedent, "_whitespace_only_re"), (from_maps, "FromMaps"))
+    for function, read in cases:
         before = told(READS, GL=function)
         with monkeypatch.context() as patch:
             patch.setitem(function.__globals__, read, 5)

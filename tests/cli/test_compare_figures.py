@@ -1,5 +1,7 @@
 """The figures of `attriscope compare`."""
 
+from typing import ClassVar
+
 import pandas as pd
 import pytest
 from attriscope import visualization
@@ -9,8 +11,8 @@ from attriscope.cli import compare
 class Many:
     """A study of more methods than a figure has columns."""
 
-    methods = {f"m{i}": {} for i in range(compare.COLUMNS + 3)}
-    curves = {("m0", "insertion"): None}
+    methods: ClassVar = {f"m{i}": {} for i in range(compare.COLUMNS + 3)}
+    curves: ClassVar = {("m0", "insertion"): None}
 
     def leaderboard(self):
         return pd.DataFrame({"rank": 1.0}, index=list(self.methods)[::-1])

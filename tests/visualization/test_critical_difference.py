@@ -134,14 +134,14 @@ def test_the_critical_difference_is_drawn_to_scale(words):
 
 
 def test_controls_are_grey_and_said_to_be_controls(control, words):
-    study = ranked(["a", "random", "c"])
+    study = ranked(["a", "b", "c"])
     assert "controls" not in words(critical_difference(study, "ins"))
-    study.methods["random"] = {"name": control}
+    study.methods["b"] = {"name": control}
     figure = critical_difference(study, "ins")
     assert "Grey: controls, which know nothing of the network" in words(figure)
-    (grey,) = (t for t in figure.texts if t.get_text() == "random")
+    (grey,) = (t for t in figure.texts if t.get_text() == "b")
     (black,) = (t for t in figure.texts if t.get_text() == "a")
-    assert grey.get_color() == lines(figure, "random")[0].get_color() != black.get_color()
+    assert grey.get_color() == lines(figure, "b")[0].get_color() != black.get_color()
 
 
 def test_what_is_left_out_and_what_no_bar_shows_is_said(words, monkeypatch):

@@ -378,6 +378,7 @@ def test_names_are_text_wherever_they_stand(look, network, images, tmp_path, fig
     path = report(study, tmp_path / "r.html", title="<u>T</u>", model="<svg onload=alert(3)>")
     seen = look(path)
     assert seen.page.title() == "<u>T</u>"
+    seen.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     body = seen.page.locator("body").inner_text()
     for part in (
         label, HOSTILE[0], HOSTILE[1], "<b>gone</b>", "</td><script>", "</pre><script>", "<i>no memory</i>", "<u>T</u>",
