@@ -132,7 +132,7 @@ class Source:
 
     def describe(self, target: Any, names: Sequence[str] | None, annotations: Annotations | None) -> None:
         """Say what belongs to the images; arguments and errors as for `source`."""
-        self._target = target.tolist() if isinstance(target, np.ndarray) else target
+        self._target = _plain(target)
         if isinstance(target, str):
             if target != LABEL:
                 raise ValueError(f"target={target!r}: give a class number, one for each image, a callable, or 'label'")
@@ -300,9 +300,10 @@ class Source:
         if isinstance(target, Tensor):
             return target if target.ndim else None
         if isinstance(target, tuple) and all(hasattr(t, "__index__") for t in target):
-            # a tuple of numbers is one entry of a dense output, or one class for each image
-            dense = shape is not None and len(shape) > 1
-            return None if dense or len(target) != self._total else target
+            # a tuple of numbers is one entry of the output, or one class for each image where it is no such entry
+            entry = shape is not None and len(shape) > 1 and len(target) == len(shape)
+            read = self._limit if self._total is None else self.count
+            return None if entry or len(target) not in {self._total, read} else target
         return None if callable(target) else target
 
     def _look_at_targets(self, images: Tensor) -> None:
@@ -337,6 +338,15 @@ class Source:
         if isinstance(given, Target):
             return given.take(torch.tensor(rows))
         return cast("TargetLike", given[rows] if isinstance(given, Tensor) else [given[i] for i in rows])
+
+
+def _plain(target: Any) -> Any:
+    """A target without numbers and arrays of numpy: these are numbers and lists."""
+    if isinstance(target, np.ndarray | np.generic):
+        return target.tolist()
+    if type(target) in {list, tuple}:
+        return type(target)(_plain(t) for t in target)
+    return target
 
 
 def _unused(name: str, taken: set[str]) -> str:

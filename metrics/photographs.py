@@ -61,12 +61,24 @@ class Preparation:
         resize: The shorter side before cropping, or height and width, whatever the photograph's shape is.
         resample: How it is resized.
         channels: 3, or 1 for a model that sees grey.
+
+    Raises:
+        TypeError: `size` is not two whole numbers.
+        ValueError: They are below 1.
     """
 
     size: tuple[int, int] = (224, 224)
     resize: int | tuple[int, int] = 224
     resample: Filter = "bicubic"
     channels: int = 3
+
+    def __post_init__(self) -> None:
+        size: Any = self.size
+        if not isinstance(size, tuple | list) or len(size) != 2 or not all(hasattr(n, "__index__") for n in size):
+            square = f", as ({size}, {size})" if isinstance(size, int) else ""
+            raise TypeError(f"Preparation: size={size!r}: give height and width{square}")
+        if min(size) < 1:
+            raise ValueError(f"Preparation: size={size!r}: height and width are at least 1 pixel")
 
     def enlarged(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the whole photograph after resizing; at least the crop's."""

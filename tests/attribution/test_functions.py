@@ -1,5 +1,6 @@
 """Functions are known by what they do: two that do the same are one, wherever they lie, and others are others."""
 
+import copy
 import functools
 import json
 import subprocess
@@ -99,10 +100,15 @@ def test_an_object_of_somebody_s_own_is_its_class():
     assert "0x" not in told(READS, GL=first)
 
 
+def test_a_network_that_a_function_reads_is_told_with_its_weights():
+    one, two = (torch.nn.Linear(2, 2) for _ in range(2))
+    assert told(READS, GL=one) == told(READS, GL=copy.deepcopy(one)) != told(READS, GL=two)
+
+
 def test_functions_of_libraries_are_their_names(monkeypatch):
     """Their globals are caches and registries, which change; their version says what they do."""
-    cases = ((functional.interpolate, "_is_integer"), (textwrap.dedent, "_whitespace_only_re"), (from_maps, "FromMaps"))
-    for function, read in cases:
+    libraries = {functional.interpolate: "_is_integer", textwrap.dedent: "_whitespace_only_re", from_maps: "FromMaps"}
+    for function, read in libraries.items():
         before = told(READS, GL=function)
         with monkeypatch.context() as patch:
             patch.setitem(function.__globals__, read, 5)

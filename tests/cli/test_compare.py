@@ -50,7 +50,7 @@ def undrawn(request, monkeypatch):
     monkeypatch.setattr(visualization, "report", lambda study, path: Path(path).write_text("report"), raising=False)
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(visualization, "side_by_side", lambda study, **_: Figure())
-        monkeypatch.setattr(visualization, "curves", lambda study: Figure())
+        monkeypatch.setattr(visualization, "curves", lambda study, **_: Figure())
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from attriscope import metrics
 from attriscope.attribution import Model, targets
 from attriscope.metrics.inputs import source
 from attriscope.metrics.metric import as_mask
@@ -640,3 +641,56 @@ def test_annotations_by_name(model, photos, tmp_path):
             source(photos, model, annotations=bad, preparation=SMALL)
     with pytest.raises(ValueError, match=r"mask of image ant has shape \(3, 3\), and the image is 30 x 20"):
         blocks(source(photos, model, annotations={**given, "ant.png": {"mask": np.ones((3, 3))}}, preparation=SMALL))
+
+
+# -- numbers of numpy, and tuples --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        (np.int64(1), 1), (np.array(1), 1), (np.uint8(2), 2), (np.array([0, 1, 2]), [[0, 1], [2]]),
+        ([np.int64(0), 1, np.int32(2)], [[0, 1], [2]]), ((np.int64(0), 1, 2), [[0, 1], [2]]),
+        (np.array([0, 1, 2], np.uint8), [[0, 1], [2]]),
+    ],
+)  # fmt: skip
+def test_numbers_of_numpy_are_numbers(model, target, found):
+    got = [b.target for b in source(images(3), model, target=target).blocks(2)]
+    assert got == ([found] * 2 if isinstance(found, int) else found)
+    assert all(type(t) is int for one in got for t in (one if isinstance(one, list) else [one]))
+
+
+def test_numbers_of_numpy_explain_the_same_cells(model):
+    one, two = (metrics.compare(model, images(2), t, attributors=["saliency"], metrics=[], progress=False)
+                for t in (1, np.int64(1)))  # fmt: skip
+    assert one.target.tolist() == two.target.tolist() == [1, 1]
+    assert torch.equal(one.maps["saliency"], two.maps["saliency"])
+
+
+def test_an_array_of_fractions_is_refused(model):
+    with pytest.raises(ValueError, match="is no target"):
+        list(source(images(3), model, target=np.array([0.5, 1, 2])).blocks(2))
+
+
+@pytest.mark.parametrize("container", [tuple, list])
+@pytest.mark.parametrize("count", [3, 6])
+def test_a_tuple_is_one_for_each_image_that_is_read_or_of_all(model, container, count):
+    target = container([0, 1, 2, 0, 1, 2][:count])
+    assert [b.target for b in source(images(6), model, target=target, limit=3).blocks(2)] == [[0, 1], [2]]
+    model.outputs(images(2))  # now it is known that the outputs are classes
+    assert [b.target for b in source(images(6), model, target=target, limit=3).blocks(2)] == [[0, 1], [2]]
+    if count == 3:
+        assert [b.target for b in source(iter(images(6)), model, target=target, limit=3).blocks(2)] == [[0, 1], [2]]
+
+
+def test_a_tuple_that_is_an_entry_of_the_outputs_stays_one():
+    dense = Model(nn.Conv2d(3, 2, 1))
+    found = source(images(6), dense, target=(1, 2, 3), limit=3)
+    assert [b.target for b in found.blocks(2)] == [(1, 2, 3)] * 2
+    with pytest.raises(ValueError, match="needs an index of 3 numbers"):
+        list(source(images(6), dense, target=(1, 2), limit=2).blocks(2))
+
+
+def test_a_tuple_of_another_length_is_refused(model):
+    with pytest.raises(ValueError, match="index of 1 numbers, not 4"):
+        list(source(images(6), model, target=(0, 1, 2, 0), limit=3).blocks(2))

@@ -188,3 +188,11 @@ def test_figures_get_smaller_photographs(tmp_path):
     assert photographs[0].pixels().shape == (1000, 2400, 3)
     with pytest.raises(IndexError):
         gallery[1]
+
+
+@pytest.mark.parametrize("size", [16, (16,), "16", None, (16, 16, 3), (16.0, 16.0)])
+def test_a_size_that_is_not_height_and_width_is_refused_at_once(size):
+    with pytest.raises(TypeError, match="give height and width" + (r", as \(16, 16\)" if size == 16 else "")):
+        Preparation(size=size)
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        Preparation(size=(0, 16))
