@@ -6,7 +6,7 @@ itself, the baseline and the numbers kept. Whatever method or metric asks for th
 """
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -67,12 +67,18 @@ def ranks(maps: Tensor, *, ties: Ties = "random", seed: int = 0) -> Tensor:
     return _sorted(maps, ties, seed)[0]
 
 
+@lru_cache(maxsize=4)
+def _shuffle(seed: int, pixels: int) -> Tensor:
+    """The order in which pixels of equal value come."""
+    return uniforms(seed, 1, pixels, stream=1_000_002)[0].argsort(stable=True)
+
+
 def _sorted(maps: Tensor, ties: Ties, seed: int) -> tuple[Tensor, Tensor]:
     """`ranks`, and the values in that order, `(N, H * W)`: sorting is most of what a curve costs beside its forwards."""
     flat = maps.flatten(1)
     n, pixels = flat.shape
     if ties == "random":
-        shuffle = uniforms(seed, 1, pixels, stream=1_000_002)[0].argsort(stable=True).to(flat.device)
+        shuffle = _shuffle(seed, pixels).to(flat.device)
         values, order = flat[:, shuffle].sort(dim=1, descending=True, stable=True)
         order = shuffle[order]
     else:
