@@ -38,7 +38,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
     for i, photo in enumerate(session.photos):
         print(f"{photo.name:8}  {session.class_name(i)}, {float(session.probabilities[i]):.1%}")
     study = run_study(session, out, budget=budget)
-    write_study(study, session, out)
+    write_study(study, session, out, report=True)
     for i, photo in enumerate(session.photos):
         pixels = photo.pixels()
         for method in study.methods:
@@ -79,11 +79,13 @@ def explanation(study: metrics.Study, session: Session, method: str, image: int)
 def _closing(out: Path) -> str:
     return f"""\
 In {out} there is now
+  report.html    all of it in one file, to open in a browser and to send: tables with tests, figures, a gallery
   compare.png    every photograph with the map of every method, its scores below
   curves.png     how the class's probability rises and falls as pixels come and go in the order of each map
   overlays/      each map by itself: PHOTOGRAPH-METHOD.png to read, PHOTOGRAPH-METHOD.overlay.png pixel for pixel
   summary.csv    the table above; scores.csv and costs.csv have each image
-  study.json     with study.safetensors: everything, for attriscope.metrics.Study.load("{out}")
+  study.toml     what was done: attriscope compare {out}/study.toml does it again, or goes on with it
+  study.json     with shards/: everything, for attriscope.metrics.Study.load("{out}")
 
 Red speaks for the class that was named, blue against it. The budget is small: rise is still noisy.
 Try next:
