@@ -27,7 +27,7 @@ METRICS = ("insertion", "deletion")
 SHOWN = 12  # images in compare.png
 FILES = "summary.csv, scores.csv, costs.csv, and study.toml, which runs it again"
 
-__all__ = ["Options", "compare", "run_study", "summary_table", "write_study"]
+__all__ = ["Options", "compare", "origin", "run_study", "summary_table", "write_study"]
 
 
 @dataclass
@@ -82,7 +82,7 @@ def compare(typed: Options) -> None:
             study = run_study(
                 setup, out, budget=plan.request.budget, limit=plan.request.limit, jobs=plan.jobs, block=plan.block,
                 baselines=_baselines(plan.request.baselines, setup), annotations=_annotations(plan.request, setup),
-                origin=_origin(plan.request), fingerprint=plan.file.model.get("fingerprint"),
+                origin=origin(plan.request), fingerprint=plan.file.model.get("fingerprint"),
             )  # fmt: skip
         print(summary_table(study))
         _told(study)
@@ -235,7 +235,7 @@ def _annotations(request: Request, setup: Setup) -> dict[str, Any] | None:
     return told
 
 
-def _origin(request: Request) -> dict[str, Any]:
+def origin(request: Request) -> dict[str, Any]:
     """What a run's TOML says of where all came from; how it was run is no part of it."""
     target: Any = request.target
     if isinstance(target, str) and target.strip().lstrip("+-").isdigit():

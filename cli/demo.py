@@ -7,7 +7,7 @@ from attriscope import metrics
 from attriscope.attribution import attributor as methods
 from attriscope.attribution.explanation import Explanation
 
-from .compare import run_study, summary_table, write_study
+from .compare import origin, run_study, summary_table, write_study
 from .problems import Problem, say
 from .run import Request, Session, save_figure, start, write_overlay
 from .run import heatmap as draw
@@ -37,7 +37,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
     say(f"{len(METHODS)} methods on {len(session.photos)} photographs, at most {budget} evaluations each; about two minutes")
     for i, photo in enumerate(session.photos):
         print(f"{photo.name:8}  {session.class_name(i)}, {float(session.probabilities[i]):.1%}")
-    study = run_study(session, out, budget=budget)
+    study = run_study(session, out, budget=budget, origin=origin(request))
     write_study(study, session, out, report=True)
     for i, photo in enumerate(session.photos):
         pixels = photo.pixels()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -331,7 +332,10 @@ def test_demo_with_a_tiny_model(run, nets, tmp_path, monkeypatch):
             assert f"overlays/{name}-{method}.png" in files
             assert f"overlays/{name}-{method}.overlay.png" in files
     assert "Try next:" in text
-    assert len(Study.load(out).methods) == len(demo.METHODS)
+    study = Study.load(out)
+    assert len(study.methods) == len(demo.METHODS)
+    told = tomllib.loads(study.configuration)["study"]
+    assert (told["model"], len(told["images"])) == ("demo", 2), "the file makes it again"
 
 
 def test_the_demo_names_every_method():
