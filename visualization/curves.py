@@ -54,13 +54,20 @@ def curves(study: Study, *, metrics: Iterable[str] | None = None, methods: Itera
     panels = _style.pick("metric with curves", wanted, having)
     chosen = _style.pick("method", methods, study.methods)
     table = study.summary(level=LEVEL)
+    looks = _looks(study, chosen)
 
     with _style.style():
         across = min(ACROSS, len(panels))
         sheet = Sheet(2 * MARGIN + across * PANEL + (across - 1) * GAP)
-        band = f"band: {LEVEL:.0%} bootstrap interval of the mean over images" if len(study) > 1 else "one image: no interval"
+        band = (
+            f"band: {LEVEL:.0%} bootstrap interval of the mean over images"
+            if len(study) > 1
+            else "one image: no interval"
+        )
         count = f"{len(study)} image{'' if len(study) == 1 else 's'}"
-        y = sheet.text(MARGIN, MARGIN, f"Line: mean over {count}; {band}.", sheet.width - 2 * MARGIN, size=SMALL, colour=GREY)
+        y = sheet.text(
+            MARGIN, MARGIN, f"Line: mean over {count}; {band}.", sheet.width - 2 * MARGIN, size=SMALL, colour=GREY
+        )
         y += 0.1
         for at in range(0, len(panels), across):
             row = panels[at : at + across]
@@ -68,9 +75,9 @@ def curves(study: Study, *, metrics: Iterable[str] | None = None, methods: Itera
             top = max(_title(sheet, x, y, study, name) for x, name in zip(xs, row, strict=True))
             for x, name in zip(xs, row, strict=True):
                 place = (x + AXIS, top, PANEL - AXIS - 0.1, HEIGHT)
-                sheet.axes(place, partial(_panel, study=study, name=name, chosen=chosen), name)
+                sheet.axes(place, partial(_panel, study=study, name=name, looks=looks), name)
             ends = [
-                _legend(sheet, (x, top + HEIGHT + 0.62), study, _rows(table, name, chosen), name)
+                _legend(sheet, (x, top + HEIGHT + 0.62), study, _rows(table, name, chosen), name, looks=looks)
                 for x, name in zip(xs, row, strict=True)
             ]
             y = max(ends) + GAP
@@ -83,19 +90,19 @@ def _title(sheet: Sheet, x: float, y: float, study: Study, name: str) -> float:
     arrow = "\N{UPWARDS ARROW} higher is better" if facts["higher_is_better"] else "\N{DOWNWARDS ARROW} lower is better"
     y = sheet.text(x, y, name, PANEL, size=BODY + 1.5, bold=True)
     y = sheet.text(x, y, arrow, PANEL)
-    options = ", ".join(f"{k} {_style.short(v)}" for k, v in facts["protocol"].items())
+    options = ", ".join(f"{k} {_style.short(v)}" for k, v in facts["protocol"].items() if v is not False)
     return sheet.text(x, y, options, PANEL, size=SMALL, colour=GREY, lines=3) + 0.08
 
 
-def _panel(axes: Axes, study: Study, name: str, chosen: list[str]) -> None:
+def _panel(axes: Axes, study: Study, name: str, looks: dict[str, Any]) -> None:
     """The curves of one metric."""
     protocol = study.metrics[name]["protocol"]
     output = str(protocol.get("output", "score")).replace("_", " ")
     verb = {True: "inserted", False: "removed", None: "exchanged"}[inserts(study, name)]
     normalized = ", normalized" if protocol.get("normalize") else ""
-    there = [m for m in chosen if (m, name) in study.curves]
+    there = [m for m in looks if (m, name) in study.curves]
     for method in there:
-        look = _look(study, method)
+        look = looks[method]
         fractions, mean, low, high = _curve(study, method, name)
         if len(mean):
             axes.plot(fractions, mean, linewidth=1.8, label=method, **look)
@@ -128,10 +135,17 @@ def _fact(study: Study, name: str, fact: str, unknown: Any) -> Any:
         return unknown
 
 
-def _look(study: Study, method: str) -> dict[str, Any]:
-    """A method's colour and dashes, by its place in the study."""
-    place = list(study.methods).index(method)
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
+def _looks(study: Study, chosen: list[str]) -> dict[str, dict[str, Any]]:
+    """The colour and dashes of each method that is drawn: by its place in the study, or among those that are drawn.
+
+    The latter where a study has more methods than there are looks, so that no two in a figure share one.
+    """
+    order = list(study.methods) if len(study.methods) <= len(COLOURS) * len(DASHES) else chosen
+    found = {}
+    for method in chosen:
+        dashes, colour = divmod(order.index(method), len(COLOURS))
+        found[method] = {"color": COLOURS[colour], "linestyle": DASHES[dashes % len(DASHES)]}
+    return found
 
 
 def _curve(study: Study, method: str, metric: str) -> "tuple[np.ndarray[Any, Any], ...]":
@@ -154,15 +168,19 @@ def _curve(study: Study, method: str, metric: str) -> "tuple[np.ndarray[Any, Any
     return fractions.numpy(), known.mean(0), low, high
 
 
-def _legend(sheet: Sheet, at: tuple[float, float], study: Study, table: pd.DataFrame, name: str) -> float:
+def _legend(
+    sheet: Sheet, at: tuple[float, float], study: Study, table: pd.DataFrame, name: str, *, looks: dict[str, Any]
+) -> float:
     """Below a plot its methods, the best first, with the mean area and its interval; where it ends."""
     x, y = at
     sample, area = 0.5, 1.75
     wide = PANEL - sample - area
     interval = f" [{LEVEL:.0%} interval]" if len(study) > 1 else ""
-    y = sheet.right(x, y, f"mean {'area' if _fact(study, name, 'is_area', False) else 'score'}{interval}", PANEL, size=SMALL)
+    y = sheet.right(
+        x, y, f"mean {'area' if _fact(study, name, 'is_area', False) else 'score'}{interval}", PANEL, size=SMALL
+    )
     for method, row in table.droplevel("metric").iterrows():
-        sheet.axes((x, y, sample - 0.12, 0.16), partial(_sample, look=_look(study, str(method))), f"legend: {method}")
+        sheet.axes((x, y, sample - 0.12, 0.16), partial(_sample, look=looks[str(method)]), f"legend: {method}")
         end = sheet.text(x + sample, y, str(method), wide)
         text = "undefined" if np.isnan(row["mean"]) else f"{row['mean']:.3f}"
         if not np.isnan(row["low"]):

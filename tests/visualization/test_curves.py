@@ -1,3 +1,5 @@
+import sys
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -176,3 +178,15 @@ def test_the_callers_settings_do_not_matter(study):
     plain = drawn(curves(study))
     with mpl.rc_context({"font.size": 30, "text.usetex": True, "axes.facecolor": "black", "lines.linewidth": 9}):
         np.testing.assert_array_equal(drawn(curves(study)), plain)
+
+
+def test_no_two_methods_of_a_figure_look_alike_where_a_study_has_very_many():
+    names = [f"m{i}" for i in range(70)]
+    study = type("Study", (), {"methods": dict.fromkeys(names)})()
+    module = sys.modules[curves.__module__]
+    few = names[:64:4]  # every fourth: by their place in the study the last would look like the first
+    looks = module._looks(study, few)
+    assert list(looks) == few
+    assert len({str(look) for look in looks.values()}) == len(few)
+    study.methods = dict.fromkeys(names[:32])
+    assert module._looks(study, names[5:6])["m5"] == module._looks(study, names[:32])["m5"], "the same in every figure"
