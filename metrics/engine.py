@@ -22,10 +22,9 @@ import joblib
 import torch
 from attriscope.attribution import attributor as methods
 from attriscope.attribution._files import folder
-from attriscope.attribution._parameters import canonical
+from attriscope.attribution._parameters import Configured, canonical
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.baselines import Baseline
-from attriscope.attribution.explanation import Explanation
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.model import Model, Network
 from attriscope.attribution.targets import Target, TargetLike
@@ -118,7 +117,6 @@ def compare(
         raise ValueError(f"jobs={jobs}: give a number of processes, or -1 for one on each core")
     if out is not None:
         folder(out)
-        _ = wrapped.fingerprint  # a callable without one is refused before anything runs
     given = source(
         inputs,
         wrapped,
@@ -132,14 +130,13 @@ def compare(
     first = next(blocks, None)
     if first is None:
         raise ValueError("there are no images to compare methods on")
-    first_images = wrapped.check(first.images)
-    wrapped.shape = tuple(first_images.shape[1:])  # what a budget buys depends on it
+    wrapped.shape = tuple(first.images.shape[1:])  # what a budget buys depends on it
     chosen, left_out = _attributors(attributors, wrapped, budget)
     judges = _metrics(metrics, baselines, left_out, annotated=first.annotations is not None)
     for label, made in (*chosen.items(), *judges.items()):
         _for_all(label, made.params)
-    wrapped.resolve(first_images, first.target)
     work = Work(wrapped, chosen, judges, Plan.of(wrapped, chosen, judges, kept=out is not None))
+    wrapped.resolve(first.images, first.target)
     named = classes if classes is not None else given.classes
     header = Header(
         work.plan,
@@ -153,7 +150,7 @@ def compare(
     )
     run = _Run(work, header, given, None if out is None else Path(out), block=block, jobs=jobs)
     run.write(origin, budget=budget)
-    total = None if given.count is None else given.count * work.price(wrapped.shape)
+    total = None if given.count is None else given.count * run.price
     with tqdm(total=total, unit="eval", disable=not progress, desc="compare", leave=False) as bar:
         images = run.all(itertools.chain([first], blocks), bar)
     header.seconds += time.perf_counter() - started
@@ -257,8 +254,7 @@ class _BlockRun:
     def __init__(self, work: Work, part: Block, pictures: list[Picture], store: Store) -> None:
         self.work, self.model, self.plan, self.store = work, work.model, work.plan, store
         self.part, self.pictures = part, pictures
-        self.cpu = self.model.check(part.images)
-        self.images = self.cpu.to(self.model.device or self.cpu.device)
+        self.images = part.images.to(self.model.device or part.images.device)
         self.count = len(self.images)
         self.target = self.look()
         index = self.target.index
@@ -303,21 +299,27 @@ class _BlockRun:
                 self.flush()
         self.flush()
 
+    def some(self, rows: list[int]) -> tuple[Tensor, Target]:
+        """Images and targets of some rows; of all of them nothing is copied."""
+        if len(rows) == self.count:
+            return self.images, self.target
+        return self.images[rows], self.target.take(torch.tensor(rows))
+
     # -- maps ----------------------------------------------------------------------------------------------------------
 
     def explain(self, label: str, attributor: Attributor, rows: list[int], cells: list[str]) -> dict[int, Tensor]:
         """The maps of some rows by row, kept in the store too; where a block fails its images are tried one by one."""
         saved = self.model.saved
         try:
-            found = self._explain(attributor, rows)
-            maps = found.maps.float().cpu()
-            check_maps(maps, self.cpu[rows])
+            images, target = self.some(rows)
+            found = attributor.for_rows(self.part.rows[rows]).explain(images, target)
+            check_maps(found.maps, images)
         except Exception as error:  # noqa: BLE001  one method's trouble must not end the night
             if len(rows) > 1:
                 return {k: m for i in rows for k, m in self.explain(label, attributor, [i], cells).items()}
             self.fail(rows, label, error)
             return {}
-        spent = found.forwards + found.backwards
+        spent, maps = found.forwards + found.backwards, found.maps.float().cpu()
         facts = {
             "digests": [canonical(m) for m in maps],
             "forwards": found.forwards.tolist(),
@@ -327,12 +329,6 @@ class _BlockRun:
         }
         self.store.put(Shard("map", [cells[i] for i in rows], {"map": maps}, facts=facts))
         return dict(zip(rows, maps, strict=True))
-
-    def _explain(self, attributor: Attributor, rows: list[int]) -> Explanation:
-        own = attributor.for_rows(self.part.rows[rows])
-        if len(rows) == self.count:
-            return own.explain(self.cpu, self.target)
-        return own.explain(self.cpu[rows], self.target.take(torch.tensor(rows)))
 
     def fail(self, rows: Iterable[int], what: str, error: Exception) -> None:
         """Remember what failed, and say so."""
@@ -384,9 +380,8 @@ class _BlockRun:
     def ask(self, metric: MapMetric, rows: list[int], maps: Tensor) -> Callable[[], Scored]:
         """Put a metric's questions on the stream of these rows."""
         which = tuple(rows)
-        images = self.images[rows] if len(rows) < self.count else self.images
+        images, target = self.some(rows)
         if which not in self.streams:
-            target = self.target.take(torch.tensor(rows)) if len(rows) < self.count else self.target
             mask = None if self.mask is None else self.mask[rows]
             self.streams[which] = Evaluations(self.model, target, mask=mask)
         finish = metric.prepare(self.streams[which], images, maps)
@@ -398,10 +393,9 @@ class _BlockRun:
     ) -> tuple[Scored, int]:
         """Run a method again for a metric; its scores, and what was paid."""
         saved = self.model.saved
-        own = attributor.for_rows(self.part.rows[rows])
-        target = self.target.take(torch.tensor(rows))
+        images, target = self.some(rows)
         with self.model.ledger(self.count) as ledger:
-            scored = metric.measure(own, self.images[rows], target, maps.to(self.images.device))
+            scored = metric.measure(attributor.for_rows(self.part.rows[rows]), images, target, maps)
         spent = int(ledger.forwards.sum() + ledger.backwards.sum())
         return scored, spent - (self.model.saved - saved)
 
@@ -426,10 +420,10 @@ class _BlockRun:
 
     def keep(self, found: list[tuple[list[str], Scored]], *, paid: int) -> int:
         """One metric's scores as a shard; of several sizes of curves, several. What is left of `paid` to be told."""
-        groups: dict[tuple[Any, ...], list[tuple[list[str], Scored]]] = {}
+        groups: dict[str, list[tuple[list[str], Scored]]] = {}
         for keys, scored in found:
             shape = (scored.fractions.tolist(), sorted(scored.details), bool(scored.tied.numel()))
-            groups.setdefault((json.dumps(shape),), []).append((keys, scored))
+            groups.setdefault(json.dumps(shape), []).append((keys, scored))
         for group in groups.values():
             columns = {"score": torch.cat([s.scores for _, s in group])}
             if group[0][1].tied.numel():
@@ -523,6 +517,7 @@ class _Run:
 
     def __init__(self, work: Work, header: Header, given: Source, out: Path | None, *, block: int, jobs: int) -> None:
         self.work, self.header, self.given, self.out, self.block, self.jobs = work, header, given, out, block, jobs
+        self.price = work.price(header.shape)  # of one image
         self.store = Store(out, mend=True)
         self.before: dict[int, Picture] = {}
         self.kept: dict[int, Tensor] = {}
@@ -574,26 +569,25 @@ class _Run:
     def todo(self, blocks: Iterator[Block], bar: Any) -> Iterator[tuple[Block, list[Picture], Store]]:
         """The blocks in which something is missing, with what is known of them."""
         for part in blocks:
-            images = self.work.model.check(part.images)
             pictures = self.work.pictures(part)
             with self.lock:
                 self.pictures.update({p.row: p for p in pictures})
             if self.out is None:
-                self.kept[part.start] = images.cpu()
+                self.kept[part.start] = part.images.cpu()
             else:
                 self.store.look()
                 if pictured(self.header.bounds, self.header.shape):
-                    for picture, image in zip(pictures, images, strict=True):
+                    for picture, image in zip(pictures, part.images, strict=True):
                         save_picture(self.out, picture, image, self.header.bounds)
             known = self.work.known(pictures, self.store)
             if self.work.complete(pictures, known):
-                bar.update(len(pictures) * self.work.price(self.header.shape))
+                bar.update(len(pictures) * self.price)
                 continue
             yield part, pictures, self.store.part(known)
 
     def elsewhere(self, todo: Iterator[tuple[Block, list[Picture], Store]], bar: Any) -> None:
         """Blocks in other processes, as many at a time as there are."""
-        count, price = joblib.effective_n_jobs(self.jobs), self.work.price(self.header.shape)
+        count = joblib.effective_n_jobs(self.jobs)
         package = Package.of(self.work, count)
         tasks = (joblib.delayed(_elsewhere)(package, *one) for one in todo)
         how: dict[str, Any] = {"n_jobs": self.jobs, "pre_dispatch": "2*n_jobs", "batch_size": 1}
@@ -604,11 +598,11 @@ class _Run:
             while some := list(itertools.islice(tasks, ROUND * max(1, count))):
                 for done in parallel(some):
                     self.done(done)
-                    bar.update(done.images * price)
+                    bar.update(done.images * self.price)
             return
         for done in parallel(tasks):
             self.done(done)
-            bar.update(done.images * price)
+            bar.update(done.images * self.price)
 
     def done(self, done: Done) -> None:
         """Keep what a block found."""
@@ -619,10 +613,7 @@ class _Run:
 
     def progress(self) -> None:
         """Say in the folder how far it is; a list that another process made longer stays."""
-        with self.lock:  # joblib looks for the next blocks in a thread of its own
-            seen = self.pictures if self.header.finished else {**self.before, **self.pictures}
-            self.header.pictures = [seen[k] for k in sorted(seen)]
-        self.header.skipped = dict(self.given.skipped)
+        self.gather()
         if self.out is None:
             return
         with contextlib.suppress(FileNotFoundError, ValueError):
@@ -631,10 +622,17 @@ class _Run:
                 return
         self.header.write(self.out)
 
+    def gather(self) -> None:
+        """What is known of the inputs by now."""
+        with self.lock:  # joblib looks for the next blocks in a thread of its own
+            seen = self.pictures if self.header.finished else {**self.before, **self.pictures}
+            self.header.pictures = [seen[k] for k in sorted(seen)]
+        self.header.skipped = dict(self.given.skipped)
+
     def finish(self, images: Tensor | None) -> Study:
         """The study, and its tables on disk."""
         self.header.finished = True
-        self.progress()
+        self.gather()
         if self.out is not None:
             self.header.write(self.out)
             self.store.look()
@@ -647,18 +645,20 @@ class _Run:
 # -- what was asked for ------------------------------------------------------------------------------------------------
 
 
+def _labelled(given: Any) -> list[tuple[str | None, Any]]:
+    """What was asked for, each with its label, if it was given one."""
+    if isinstance(given, Mapping):
+        return list(given.items())
+    return [(None, one) for one in ([given] if isinstance(given, str | Configured) else given)]
+
+
 def _attributors(
     given: "Sequence[One] | Mapping[str, One] | str", model: Model, budget: int | None
 ) -> tuple[dict[str, Attributor], dict[str, str]]:
     """Attributors by label, and those that a budget leaves out."""
-    if isinstance(given, str | Attributor):
-        given = [given]
-    pairs: list[tuple[str | None, Any]] = (
-        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
-    )
     chosen: dict[str, Attributor] = {}
     left_out: dict[str, str] = {}
-    for label, one in pairs:
+    for label, one in _labelled(given):
         name, options = one if isinstance(one, tuple) else (one, {})
         if isinstance(name, Attributor):
             made = name if name.model is model else name.with_model(model)
@@ -699,13 +699,8 @@ def _metrics(
     annotated: bool,
 ) -> dict[str, Metric]:
     """Metrics by label, each under every baseline; those that a pattern finds and that cannot run are left out."""
-    if isinstance(given, str | Metric):
-        given = [given]
-    pairs: list[tuple[str | None, Any]] = (
-        list(given.items()) if isinstance(given, Mapping) else [(None, g) for g in given]
-    )
     judges: dict[str, Metric] = {}
-    for label, one in pairs:
+    for label, one in _labelled(given):
         if isinstance(one, Metric):
             _put(judges, one.name if label is None else label, one)
             continue
