@@ -662,7 +662,7 @@ def _counts(facts: Mapping[str, Any]) -> bool:
     if facts.get("faithful") is not None:
         return bool(facts["faithful"])
     try:
-        return bool(getattr(REGISTRY.find(str(facts.get("name"))), "faithful", False))
+        return REGISTRY.find(str(facts.get("name"))).faithful
     except ValueError:  # somebody else's, of which that is not known
         return True
 

@@ -777,7 +777,7 @@ def _protocol(judge: Metric, shape: tuple[int, ...]) -> dict[str, Any]:
         "cost": judge.cost(shape),
         "explanations": judge.explanations,
         "family": judge.facts.family,
-        "faithful": getattr(judge, "faithful", True),
+        "faithful": judge.faithful,
     }
 
 

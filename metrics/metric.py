@@ -71,6 +71,8 @@ class Metric(Configured):
     range: ClassVar[tuple[float, float]] = (float("-inf"), float("inf"))
     chance: ClassVar[float | None] = None  # the value of a map that knows nothing, where there is one for all models
     undefined: ClassVar[str] = "constant maps rank no pixel before another"  # why a score may be NaN
+    # whether a map of what decided must beat a random one: not so for a map's complexity, or how steady a method is
+    faithful: ClassVar[bool] = False
     small: ClassVar[dict[str, Any]] = {}  # options for tests on images of 16 x 16 pixels
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -118,9 +120,7 @@ class MapMetric(Metric):
 
     keeps_channels: ClassVar[bool] = False  # whether `prepare` is given maps (N, C, H, W) where they have channels
     ranks: ClassVar[bool] = False  # whether it takes the pixels' order alone: any increasing function leaves the score
-    faithful: ClassVar[bool] = (
-        True  # whether a map of what decided must beat a random one; not so for a map's complexity
-    )
+    faithful: ClassVar[bool] = True
     constant: ClassVar[Literal["undefined", "scored"]] = "undefined"  # what becomes of a constant map
 
     @abstractmethod

@@ -186,3 +186,11 @@ def test_the_bootstrap_interval_covers_as_often_as_it_says():
 
 def test_the_bootstrap_needs_two():
     assert np.isnan(bootstrap_mean(np.array([1.0, np.nan]))).all()
+
+
+def test_how_steady_a_method_is_has_no_say_in_who_leads():
+    """A study records it as the registry has it: the steadiest map is the constant one."""
+    judges = {"insertion": "insertion", "steady": metrics.create("sensitivity_max", samples=1)}
+    found = metrics.compare(detector(), images(2), 1, attributors=["saliency"], metrics=judges, progress=False)
+    assert [found.metrics[m]["faithful"] for m in judges] == [True, False]
+    assert found.leaderboard().filter(like="rank/").columns.tolist() == ["rank/insertion"]
