@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from attriscope.attribution import baselines, regions
-from attriscope.attribution._parameters import Seed, canonical
+from attriscope.attribution._parameters import Seed
 from attriscope.attribution.masking import Clean, Coalitions, Evaluations, Masks, Source
 from attriscope.attribution.randomness import uniforms
 from attriscope.attribution.targets import Output
 from torch import Tensor
 
 from ..metric import MapMetric, Scored
+from .curve import stand_in
 
 Correlation = Literal["pearson", "spearman"]
 Layout = tuple[int, int]
@@ -290,14 +291,14 @@ class SubsetCorrelation(MapMetric):
     def prepare(self, todo: Evaluations, images: Tensor, maps: Tensor) -> Callable[[], Scored]:
         """Ask for the losses, shared by all methods, and add up the maps."""
         plan = self.plan(tuple(images.shape[1:]))
-        labels = None
-        if plan.layout is not None:
-            labels = regions.cells(plan.layout, images).expand(len(images), -1, -1)
-        baseline = baselines.make(self.baseline, images, todo.model, seed=self.seed, labels=labels)
-        name = (plan.layout, str(canonical(self.baseline)), self.seed)
+        name, baseline = stand_in(todo, images, self.baseline, self.seed, plan.layout)
         lost = [
             losses(
-                todo, images, removed(images, baseline, plan.layout, d), output=self.output, key=("removed", d, name)
+                todo,
+                images,
+                removed(images, baseline.tensor, plan.layout, d),
+                output=self.output,
+                key=("removed", d, plan.layout, name),
             )
             for d in plan.draws
         ]

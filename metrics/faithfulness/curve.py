@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from attriscope.attribution import baselines
+from attriscope.attribution import baselines, regions
 from attriscope.attribution._parameters import Range, Seed, canonical
 from attriscope.attribution.masking import Clean, Evaluations, Ranks
 from attriscope.attribution.model import Model
@@ -148,6 +148,29 @@ def identity(baseline: Any) -> Hashable:
     return str(canonical(baseline))
 
 
+def stand_in(
+    todo: Evaluations, images: Tensor, spec: Any, seed: int, layout: tuple[int, int] | None = None
+) -> tuple[Hashable, Alike]:
+    """What stands for removed pixels, made once for all methods and metrics of these images, and a key that names it.
+
+    Args:
+        todo: Shared.
+        images: `(N, C, H, W)`.
+        spec: The baseline.
+        seed: Of noise; others do not depend on it.
+        layout: Rows and columns of the cells that are removed, for a baseline that goes by regions.
+    """
+    key = ("baseline", identity(spec), seed if isinstance(spec, str) and spec == "noise" else 0, layout)
+
+    def make() -> Alike:
+        if isinstance(spec, str) and spec == "rise-blur":
+            return Alike(rise_blur(images, todo.model))
+        labels = None if layout is None else regions.cells(layout, images).expand(len(images), -1, -1)
+        return Alike(baselines.make(spec, images, todo.model, seed=seed, labels=labels))
+
+    return key, todo.once(key, make)
+
+
 class Order:
     """In which order the pixels of some maps come.
 
@@ -239,15 +262,7 @@ class Exchange(MapMetric):
             most: Whether the most important pixels are put in first, or taken out first: read backwards, that is the
                 curve of deletion.
         """
-        seed = self.seed if isinstance(spec, str) and spec == "noise" else 0
-        key = ("baseline", identity(spec), seed)
-
-        def make() -> Alike:
-            if isinstance(spec, str) and spec == "rise-blur":
-                return Alike(rise_blur(images, todo.model))
-            return Alike(baselines.make(spec, images, todo.model, seed=seed))
-
-        baseline = todo.once(key, make)
+        key, baseline = stand_in(todo, images, spec, self.seed)
         order, output = self.ordered(todo, maps), self.protocol["output"]
         place, cuts = order.most, self.points(maps[0].numel())
         if not most:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from attriscope.attribution import baselines
-from attriscope.attribution._parameters import Count, Range, Seed, canonical
+from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.randomness import gaussians, uniforms
 from attriscope.attribution.targets import Output
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..metric import MapMetric, Scored, register
 from ._subsets import Draws, chunks, losses, removed, sums, wide
+from .curve import stand_in
 
 STREAM = 2_000_002  # of the squares and of the noise
 
@@ -190,22 +191,22 @@ class Infidelity(MapMetric):
     def prepare(self, todo: Evaluations, images: Tensor, maps: Tensor) -> Callable[[], Scored]:
         """Ask for the losses, shared by all methods, and find what the maps say."""
         channels, height, width = images.shape[1:]
-        baseline = baselines.make(self.baseline, images, todo.model, seed=self.seed)
-        name: tuple[Any, ...] = (str(canonical(self.baseline)), self.seed)
+        name, held = stand_in(todo, images, self.baseline, self.seed)
+        baseline = held.tensor
         full = maps / channels if maps.shape[1] < channels and self.split == "equal" else maps
         full = wide(full.expand(images.shape))
         if self.perturbation == "square":
             largest = max(1, int(self.largest * min(height, width)))
             draws = Squares(height * width, self.samples, height, width, largest, self.seed)
             source: Any = removed(images, baseline, None, draws)
-            lost = losses(todo, images, source, output=self.output, key=("removed", draws, (None, *name)))
+            lost = losses(todo, images, source, output=self.output, key=("removed", draws, None, name))
             of_pixels = full * (wide(images) - wide(baseline)) if self.local else full
             said = sums(of_pixels.sum(1), None, draws)[0]
         else:
             around = images if self.perturbation == "noise" else baseline
             source = Noisy(images, around, self.noise, self.samples, self.seed)
-            name = ("noise", self.perturbation, self.noise, self.samples, *name)
-            lost = losses(todo, images, source, output=self.output, key=name)
+            key = ("noise", self.perturbation, self.noise, self.samples, self.seed, name)
+            lost = losses(todo, images, source, output=self.output, key=key)
             flat = full.flatten(1)
             whole = (flat * (wide(images) - wide(around).expand(images.shape)).flatten(1)).sum(1, keepdim=True)
             parts = [flat @ wide(source.drawn(items)).T for items in chunks(self.samples, flat.shape[1])]

@@ -482,3 +482,21 @@ def test_which_score_is_asked_for_moves_the_number():
     scores = {o: metrics.create("idsds", output=o, correlation="pearson").score(model, x, maps, target=0)
               for o in ("logit", "probability")}  # fmt: skip
     assert (scores["logit"] - scores["probability"]).abs().min() > 1e-3
+
+
+def test_a_baseline_is_made_once_for_all_methods_and_metrics():
+    made = []
+
+    def own(images):
+        made.append(len(images))
+        return torch.rand_like(images)  # a callable that draws is asked once, or methods would be judged by different draws
+
+    model = model_of(lambda x: x.flatten(1).square().sum(1))
+    images = rand(2, *SHAPE)
+    todo = Evaluations(model, model.resolve(images, 0))
+    judges = [metrics.create(n, baseline=own) for n in ("mu_fidelity", "faithfulness_correlation", "infidelity", "deletion")]
+    for seed in (1, 2):
+        maps = rand(2, *SHAPE[1:], seed=seed)
+        for judge in judges:
+            judge.prepare(todo, images, maps[:, None] if judge.keeps_channels else maps)
+    assert made == [2, 2], "once for the cells of mu_fidelity's grid, and once for all others"
