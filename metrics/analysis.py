@@ -31,6 +31,7 @@ __all__ = [
     "Ranking",
     "Reliability",
     "Studied",
+    "about",
     "controls",
     "floor",
     "leaderboard",
@@ -367,7 +368,9 @@ def floor(study: Studied, metric: str, *, level: float = LEVEL, seed: int = 0) -
 # -- in words ----------------------------------------------------------------------------------------------------------
 
 
-def sentences(study: Studied, metric: str, *, level: float = LEVEL, seed: int = 0) -> list[str]:
+def sentences(
+    study: Studied, metric: str, *, level: float = LEVEL, seed: int = 0, compared: pd.DataFrame | None = None
+) -> list[str]:
     """What is known under a metric and what is not, in one to four sentences.
 
     Args:
@@ -375,6 +378,7 @@ def sentences(study: Studied, metric: str, *, level: float = LEVEL, seed: int = 
         metric: Which.
         level: Of the interval and of the tests, which are corrected for all pairs.
         seed: Of the bootstrap and of the sign flips.
+        compared: What `pairs` gives for these arguments, where that is at hand.
 
     Raises:
         ValueError: There is no such metric, or neither higher nor lower is better.
@@ -383,7 +387,7 @@ def sentences(study: Studied, metric: str, *, level: float = LEVEL, seed: int = 
     if support.table.empty:
         reason = "no image is defined for all methods" if support.table.columns.size else "no method has a score"
         return [f"Nothing can be said of {metric}: {reason}."]
-    table = _pairs(support, level, seed, None)
+    table = _pairs(support, level, seed, None) if compared is None else compared
     means = _means(support.oriented())
     best = [str(m) for m in means.index[means == means.max()]]
     said = [_first(study, support, best, level, seed)]
@@ -444,7 +448,7 @@ def _against(table: pd.DataFrame, best: Sequence[str], level: float, images: int
             text += "; more than 100,000 more would have to"
             text += who or " be seen"
         else:
-            text += f"; about {_about(closest['needed'])} more would{who}"
+            text += f"; about {about(closest['needed'])} more would{who}"
         said.append(text + ".")
     return said
 
@@ -475,11 +479,11 @@ def _listed(names: Any, last: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
-def _about(number: float) -> str:
+def about(number: float) -> str:
     """A count to two digits, rounded up.
 
     Example:
-        >>> _about(7), _about(123), _about(1201)
+        >>> about(7), about(123), about(1201)
         ('7', '130', '1,300')
     """
     unit = 10 ** max(0, len(str(int(number))) - 2)

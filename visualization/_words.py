@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attriscope.metrics.analysis import about
 from attriscope.metrics.metric import REGISTRY
 from markupsafe import Markup
 
@@ -95,17 +96,6 @@ def signed(difference: float) -> str:
     """
     text = f"{abs(difference):.2g}"
     return "0" if float(text) == 0 else ("+" if difference > 0 else "\N{MINUS SIGN}") + text
-
-
-def about(number: float) -> str:
-    """A count to two digits, rounded up.
-
-    Example:
-        >>> about(7), about(123)
-        ('7', '130')
-    """
-    unit = 10 ** max(0, len(str(int(number))) - 2)
-    return f"{math.ceil(number / unit) * unit:,}"
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

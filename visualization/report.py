@@ -108,9 +108,11 @@ class _Page:
 
     def render(self, gallery: Gallery, most: float) -> str:
         """The whole file, of about at most so many bytes."""
+        study = self.study
         script = Markup(_file("report.js"))  # noqa: S704  our own files, which hold nothing of a study
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        metrics = [self._metric(m) for m in self.study.metrics]
+        pairs = {m: analysis.pairs(study, m, level=LEVEL) for m in study.metrics}
+        metrics = [self._metric(m, table.to_dict("records")) for m, table in pairs.items()]
         order = list(self.board)
         bare = _packing.embed(gallery.payload(order, files=False))
         gallery.fit(most - len(bare) - len(script) - sum(len(f) for m in metrics for f in m["figures"]) - 100_000)
@@ -118,7 +120,10 @@ class _Page:
             title=plain(self.title or "Attribution methods compared"),
             lede=self._lede(),
             facts=[(term, [plain(line) for line in lines]) for term, lines in self._facts() if lines],
-            known=[{"metric": m, "lines": analysis.sentences(self.study, m, level=LEVEL)} for m in self.study.metrics],
+            known=[
+                {"metric": m, "lines": analysis.sentences(study, m, level=LEVEL, compared=table)}
+                for m, table in pairs.items()
+            ],
             board=self._board(),
             metrics=metrics,
             gallery=self._gallery(gallery),
@@ -222,10 +227,9 @@ class _Page:
             marks.append(("own", f"own baseline: {', '.join(own)}" if named else "own baseline"))
         return marks
 
-    def _metric(self, metric: str) -> dict[str, Any]:
-        """A metric's section."""
+    def _metric(self, metric: str, pairs: Any) -> dict[str, Any]:
+        """A metric's section, of what `analysis.pairs` gave row by row."""
         facts, table = self.study.metrics[metric], self.summary[metric]
-        pairs: Any = analysis.pairs(self.study, metric, level=LEVEL).to_dict("records")
         higher, chance = facts["higher_is_better"], facts.get("chance")
         ends = [float(own[c]) for own in table.values() for c in ("mean", "low", "high") if not math.isnan(own[c])]
         if chance is not None and ends:
@@ -381,13 +385,10 @@ class _Page:
 
     def _again(self) -> dict[str, Any]:
         study = self.study
-        toml = getattr(study, "configuration", None)
-        known = isinstance(toml, str) and bool(toml.strip())
+        toml = plain(study.configuration.strip())
         return {
-            "lines": []
-            if known
-            else ["The study does not hold the file that it was made with; its options are these."],
-            "toml": plain(str(toml)) if known else None,
+            "lines": [] if toml else ["The study does not hold the file that it was made with; its options are these."],
+            "toml": toml or None,
             "methods": [(m, plain(_words.settings(f.get("params", {})))) for m, f in study.methods.items()],
             "metrics": [(m, plain(_words.settings(f["protocol"]))) for m, f in study.metrics.items()],
         }

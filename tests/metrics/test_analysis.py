@@ -612,7 +612,7 @@ def test_sentences_say_what_is_known_and_what_is_not():
     )
     assert said[1].startswith("It is better than cam and ig (p ")
     more = pairs.query("a == @best and b == @other")["needed"].iloc[0]
-    assert said[2] == f"{best} and {other} cannot be told apart on 16 images; about {analysis._about(more)} more would."
+    assert said[2] == f"{best} and {other} cannot be told apart on 16 images; about {analysis.about(more)} more would."
     assert len(said) == 3
 
 
@@ -620,7 +620,7 @@ def test_sentences_name_a_few_and_count_the_rest():
     study = made(noisy(np.zeros(8), n=10))
     said, pairs = analysis.sentences(study, "insertion"), analysis.pairs(study, "insertion")
     closest = pairs[pairs["a"] == pairs["a"].iloc[0]].sort_values("needed").iloc[0]
-    assert said[1].endswith(f"about {analysis._about(closest['needed'])} more would separate it from {closest['b']}.")
+    assert said[1].endswith(f"about {analysis.about(closest['needed'])} more would separate it from {closest['b']}.")
     assert "and" not in said[1].split(" or ")[0][2:].split(", ")
     assert " or 4 others cannot be told apart on 10 images; about " in said[1]
     assert "more would separate it from" in said[1]
