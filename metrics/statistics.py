@@ -24,7 +24,6 @@ __all__ = [
     "Friedman",
     "agreement",
     "better_share",
-    "bootstrap_mean",
     "cliques",
     "common",
     "friedman",
@@ -106,18 +105,6 @@ def interval(
         constant = own.min(0) == own.max(0)
         ends[:, columns[constant]] = own[0, constant]
     return ends[0].reshape(shape), ends[1].reshape(shape)
-
-
-def bootstrap_mean(scores: Any, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """A percentile bootstrap interval of the mean of one column; `(nan, nan)` for fewer than two units.
-
-    Example:
-        >>> low, high = bootstrap_mean(np.arange(20.0))
-        >>> low < 9.5 < high
-        True
-    """
-    low, high = interval(scores, level=level, method="percentile", seed=seed)
-    return float(low), float(high)
 
 
 def is_hits(scores: Any, *, both: bool = True) -> bool:

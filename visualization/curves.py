@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from attriscope.metrics.metric import REGISTRY
+from attriscope.metrics.statistics import interval
 from attriscope.metrics.study import Study
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -159,12 +160,7 @@ def _curve(study: Study, method: str, metric: str) -> "tuple[np.ndarray[Any, Any
         return fractions.numpy(), none, none, none
     if len(known) < 2:
         return fractions.numpy(), known.mean(0), none, none
-    rng = np.random.default_rng(0)
-    means = [  # of 100 resamples at a time, so that many images fit into memory
-        rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=100) @ known / len(known)
-        for _ in range(RESAMPLES // 100)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = interval(known, level=LEVEL, method="percentile", resamples=RESAMPLES)
     return fractions.numpy(), known.mean(0), low, high
 
 

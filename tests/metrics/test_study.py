@@ -8,7 +8,7 @@ import pytest
 import torch
 from attriscope import attribution, metrics
 from attriscope.attribution.conformance import Detector
-from attriscope.metrics.statistics import bootstrap_mean
+from attriscope.metrics.statistics import interval
 from torch import nn
 
 METHODS = ["saliency", ("rise", {"masks": 30, "grid": 4}), ("occlusion", {"window": 4, "stride": 4})]
@@ -178,14 +178,14 @@ def test_the_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for i in range(200):
-        low, high = bootstrap_mean(rng.normal(size=40), seed=i)
+        low, high = interval(rng.normal(size=40), method="percentile", seed=i)
         hits += low <= 0 <= high
     # a 95% interval of 40: percentile intervals are a little narrow, 200 draws have a standard error of 1.6%
     assert 0.89 <= hits / 200 <= 0.99
 
 
 def test_the_bootstrap_needs_two():
-    assert np.isnan(bootstrap_mean(np.array([1.0, np.nan]))).all()
+    assert np.isnan(interval(np.array([1.0, np.nan]), method="percentile")).all()
 
 
 def test_how_steady_a_method_is_has_no_say_in_who_leads():
