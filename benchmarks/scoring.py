@@ -113,7 +113,7 @@ def captum(model: attribution.Model, x: Tensor, maps: Tensor) -> Iterator[Row]:
     ready = _ready(model, x)
     flat = maps.expand(-1, 3, -1, -1)
 
-    @library.infidelity_perturb_func_decorator(multiply_by_inputs=False)  # type: ignore[untyped-decorator]
+    @library.infidelity_perturb_func_decorator(multiply_by_inputs=False)  # type: ignore[untyped-decorator]  # captum has no types for it
     def noise(inputs: Tensor) -> tuple[Tensor, Tensor]:
         drawn = 0.1 * torch.randn_like(inputs)
         return drawn, inputs - drawn

@@ -142,7 +142,7 @@ def methods(
       attriscope methods 'perturbation/*'
       attriscope methods rise
       attriscope methods 'cam/*' --model timm:vit_base_patch16_224
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from attriscope.attribution.attributor import REGISTRY
 
     from . import tables
@@ -179,7 +179,7 @@ def metrics(pattern: Pattern = None) -> None:
     For example:
       attriscope metrics
       attriscope metrics insertion
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from attriscope.metrics.metric import REGISTRY
 
     from . import tables
@@ -201,7 +201,7 @@ def explain(
     *,
     out: Out,
     method: Methods = [],  # noqa: B006  typer copies it
-    option: Settings = [],  # noqa: B006
+    option: Settings = [],  # noqa: B006  as above
     model: ModelName = "demo",
     target: TargetName = None,
     labels: Labels = None,
@@ -220,7 +220,7 @@ def explain(
       attriscope explain cat.jpg -m rise -m grad_cam -o masks=2000 --out runs/cat
       attriscope explain cat.jpg -m 'gradient/*' --target 'tiger cat' --out runs/cat
       attriscope explain scan.png --model mynets:load --labels names.txt --size 320 --out runs/scan
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from . import run
 
     run.explain(
@@ -254,8 +254,8 @@ def compare(
             help="A metric, or a pattern. Repeat it for more; otherwise insertion and deletion. Metrics that a pattern finds "
             "and that need --annotations are left out without.",
         ),
-    ] = [],  # noqa: B006
-    option: Settings = [],  # noqa: B006
+    ] = [],  # noqa: B006  as above
+    option: Settings = [],  # noqa: B006  as above
     preset: Annotated[
         str | None,
         typer.Option(
@@ -270,7 +270,7 @@ def compare(
             help="What stands for missing pixels in metrics that have a baseline, such as black, mean or blur. Repeat it to "
             "score each under several.",
         ),
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006  as above
     annotations: Annotated[
         Path | None,
         typer.Option(
@@ -318,7 +318,7 @@ def compare(
       attriscope compare photos -m '*' --budget 500 --metric insertion --preset rise --out runs/photos
       attriscope compare photos -m saliency -m sobol -o grid=10 --target label --limit 100 --jobs 2 --out runs/photos
       attriscope compare runs/photos/study.toml --out runs/again
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from . import compare as command
 
     command.compare(
@@ -347,7 +347,7 @@ def report(
     For example:
       attriscope report runs/photos
       attriscope report runs/photos --out photos.html --title "Which map to trust"
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from . import run
 
     print(run.report(folder, out, title))
@@ -362,7 +362,7 @@ def demo(out: Out = Path("runs/demo")) -> None:
     \b
     For example:
       attriscope demo --out runs/demo
-    """  # noqa: D301
+    """  # noqa: D301  as above
     from .demo import demo as run_demo
 
     run_demo(out)

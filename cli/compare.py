@@ -265,7 +265,7 @@ def _workers(address: str | None) -> Iterator[None]:
     except ImportError as error:
         raise Problem(f"--dask {address} needs a package that is not installed: pip install 'attriscope[dask]'") from error
     try:
-        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]
+        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]  # Dask has no types for it
     except (OSError, ValueError, TypeError) as error:  # a timeout is an OSError
         raise Problem(f"--dask {address}: no scheduler answers there ({type(error).__name__})") from error
     with client, joblib.parallel_config("dask"):

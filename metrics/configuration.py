@@ -461,7 +461,7 @@ def _relative(key: str, value: Any, path: Path) -> Any:
     """Whole paths as seen from the folder that a file lies in."""
     if isinstance(value, list):
         return [_relative(key, v, path) for v in value]
-    if not isinstance(value, str) or _resolved(key, value, Path()) != value or not os.path.isabs(value):  # noqa: PTH117
+    if not isinstance(value, str) or _resolved(key, value, Path()) != value or not Path(value).is_absolute():
         return value
     try:
         return Path(os.path.relpath(value, path.absolute().parent)).as_posix()

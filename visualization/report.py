@@ -132,7 +132,7 @@ class _Page:
             version=version("attriscope"),
             when=self.when,
             hash=f"sha256-{digest}",
-            css=Markup(_file("report.css")),  # noqa: S704
+            css=Markup(_file("report.css")),  # noqa: S704  likewise
             script=script,
             data=Markup(_packing.embed(gallery.payload(order))),  # noqa: S704  it holds no character that HTML knows
         )

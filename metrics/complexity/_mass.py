@@ -1,5 +1,6 @@
 """What metrics of the map alone share: the map without its signs and its scale."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -33,9 +34,9 @@ class OfMagnitudes(MapMetric):
         del shape
         return 0
 
+    @abstractmethod
     def found(self, shares: Tensor) -> Scored:
         """The scores of `(N, P)` shares of the largest value, float64; a row of NaN is a map of zeros."""
-        raise NotImplementedError
 
     def prepare(self, todo: Evaluations, images: Tensor, maps: Tensor) -> Callable[[], Scored]:
         """Nothing is asked."""

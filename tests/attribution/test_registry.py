@@ -371,7 +371,7 @@ print(torch.equal(method.explain(x, 0).maps, x.mean(1, keepdim=True) ** 2))
 def test_a_class_that_is_defined_in_a_script_is_whole_in_another_process():
     """Its code goes there by value, and with it copies of what `dataclasses` compares by identity."""
     module = types.ModuleType("a_script")  # that nobody can import
-    exec(SCRIPT, module.__dict__)  # noqa: S102
+    exec(SCRIPT, module.__dict__)  # noqa: S102  the text above
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
     x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     sent = cloudpickle.dumps((module.Mine(network), module.Judge(), x))

@@ -9,8 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from attriscope import attribution, metrics
-from attriscope.attribution import attributor
-from attriscope.attribution.attributor import Attributor, Computed
 from attriscope.attribution.registry import Facts
 from attriscope.metrics import analysis, metric, statistics
 from torch import nn
@@ -59,21 +57,6 @@ def noisy(means, n=40, seed=0, noise=0.1):
     """Scores whose differences are noisy, on images that differ more."""
     rng = np.random.default_rng(seed)
     return rng.normal(0.5, 0.3, (n, 1)) + np.asarray(means) + rng.normal(0, noise, (n, len(means)))
-
-
-@pytest.fixture
-def control():
-    """A method of the family "control", registered for one test."""
-
-    class Blind(Attributor):
-        """Knows nothing."""
-
-        def compute(self, inputs, target):
-            return Computed(inputs, {})
-
-    attributor.REGISTRY.add(Blind, Facts("blind_for_a_test", "control", ""))
-    yield "blind_for_a_test"
-    attributor.REGISTRY.remove("blind_for_a_test")
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------

@@ -5,28 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from attriscope.attribution import attributor
-from attriscope.attribution.attributor import Attributor, Computed
-from attriscope.attribution.registry import Facts
 from attriscope.metrics import analysis
 from attriscope.visualization import cost
 from attriscope.visualization.cost import DOT, WIDTH, _hits, _round, _runs_through
 from matplotlib.text import Text
 
 LONG = "a_long_method_{}(option=256, baseline=blur, other_option=0.25)"
-
-
-@pytest.fixture
-def control():
-    class Blind(Attributor):
-        """Knows nothing."""
-
-        def compute(self, inputs, target):
-            return Computed(inputs, {})
-
-    attributor.REGISTRY.add(Blind, Facts("blind_for_a_test", "control", ""))
-    yield "blind_for_a_test"
-    attributor.REGISTRY.remove("blind_for_a_test")
 
 
 def priced(prices, n=20, seed=0, higher=True):

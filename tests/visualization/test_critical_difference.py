@@ -5,9 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from attriscope.attribution import attributor
-from attriscope.attribution.attributor import Attributor, Computed
-from attriscope.attribution.registry import Facts
 from attriscope.metrics import analysis
 from attriscope.visualization import critical_difference
 from attriscope.visualization.critical_difference import AXIS, _lanes
@@ -31,19 +28,6 @@ def ranked(names, n=30, *, higher=True, spread=0.1, noise=0.15):
         scores=table, costs=costs, methods={m: {"name": m} for m in names},
         metrics={"ins": {"name": "ins", "higher_is_better": higher}},
     )  # fmt: skip
-
-
-@pytest.fixture
-def control():
-    class Blind(Attributor):
-        """Knows nothing."""
-
-        def compute(self, inputs, target):
-            return Computed(inputs, {})
-
-    attributor.REGISTRY.add(Blind, Facts("blind_for_a_test", "control", ""))
-    yield "blind_for_a_test"
-    attributor.REGISTRY.remove("blind_for_a_test")
 
 
 def lines(figure, label):
