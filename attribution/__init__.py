@@ -55,6 +55,7 @@ from .path.integrated_gradients import IntegratedGradients
 from .path.samp import SAMP
 from .path.samp_pp import SAMPPlusPlus
 from .path.smooth_ig import SmoothIG
+from .perturbation.extremal_perturbation import ExtremalPerturbation
 from .perturbation.feature_ablation import FeatureAblation
 from .perturbation.hsic import HSIC
 from .perturbation.kernel_shap import KernelSHAP
@@ -122,6 +123,7 @@ __all__ = [
     "EigenGradCAM",
     "ExcitationBackprop",
     "ExpectedGradients",
+    "ExtremalPerturbation",
     "FeatureAblation",
     "FromCaptum",
     "FromMaps",
