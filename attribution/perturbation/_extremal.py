@@ -19,7 +19,8 @@ Over = Literal["space", "channels"]
 
 LEVELS, MOST = 8, 20 / 224  # of the pyramid of blurs, and the widest one's sigma, of the shorter side
 WEIGHT, GROWTH = 15.0, 1.0035**799  # of the area in units of the score's range: at the first step, and by the last
-RATE, MEMORY, SEEDS = 0.2, 0.9, 1024  # of the ascent, which goes as far for any number of seeds
+RATE, MEMORY, SEEDS = 0.2, 0.9, 1024  # of the ascent, which goes as far for any number of seeds, and
+LEAST = 0.25  # of the mean: what a seed at the border has of pixels at least, for its own rate
 FOLLOW = 0.25  # of all steps: what a mask that starts from the one before takes
 WINDOW, LOOK = 20, 10  # steps that are averaged, and between looks whether a mask is flat
 CLOSE = 40  # steps that a flat mask has left, with the largest weights
@@ -105,7 +106,7 @@ def blend(levels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def area_loss(masks: Tensor, areas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    r"""How far masks are from being 1 on a part of all pixels and 0 on the rest, and its gradient (the paper's area constraint).
+    r"""How far masks are from being 1 on a part of all pixels and 0 on the rest, with its gradient (the paper's constraint).
 
     .. math:: \frac{1}{n} \sum_i (m_{(i)} - r_i)^2, \quad r_i = [i > \lfloor n (1 - a) \rfloor]
 
@@ -132,7 +133,7 @@ def area_loss(masks: Tensor, areas: Sequence[float]) -> tuple[Tensor, Tensor]:
         jump = one.kthvalue(max(low, 1)).values
         above = one > jump + TIE
         equal = (one - jump).abs() <= TIE
-        share = (n - low - above.sum()) / equal.sum()
+        share = (n - low - above.sum()).to(one.dtype) / equal.sum()
         wanted[row] = torch.where(equal, share, above.to(one.dtype))
     loss = (flat.square() - wanted * (2 * flat - 1)).mean(1)
     return loss, (2 / n * (flat - wanted)).reshape(masks.shape)
@@ -202,11 +203,12 @@ def follow(steps: int) -> int:
 class Search:
     r"""Climbs to the mask of each area that earns most (section 3 of the paper).
 
-    .. math:: \bar m \leftarrow \mathrm{clip}(\bar m + \eta v), \quad v \leftarrow 0.9 v + 0.1 \nabla_{\bar m} \Bigl(
+    .. math:: \bar m \leftarrow \mathrm{clip}(\bar m + \eta \odot v), \quad v \leftarrow 0.9 v + 0.1 \nabla_{\bar m} \Bigl(
         \frac{r(m)}{s} - \lambda_t \, \| \mathrm{sort}(m) - r_a \|^2 / n \Bigr)
 
     where s is the spread of the image's scores over the levels of the pyramid. :math:`\lambda_t` grows from 15 to 245 however
-    many steps there are, and :math:`\eta` is 0.2 for 1024 seeds: for a score that spreads over 20, what was published.
+    many steps there are, and :math:`\eta` is 0.2 for 1024 seeds: for a score that spreads over 20, what was published. It is
+    larger for seeds that have fewer pixels, at the border, which would else be late to go, and stay.
 
     As many images are searched at a time as fill a batch, and one that is done makes room for the next.
 
@@ -258,6 +260,10 @@ class Search:
         else:
             self.masks = self.exact = ChannelMasks(inputs.shape[1])
             self.perturbation, self.shape, self.beside = "fade", self.masks.grid, (inputs.shape[1], 1, 1)
+        whole = inputs.new_ones(1, *self.masks.grid)
+        shown, state = self.masks.make(whole)
+        mass = self.masks.pull(torch.ones_like(shown), whole, state)[0]  # of each seed, in pixels
+        self.rate = RATE / SEEDS * shown[0].numel() / mass.clamp_min(LEAST * mass.mean())
         self.running = _Running()
         self.levels: dict[int, Tensor] = {}
         self.spread: dict[int, Tensor] = {}
@@ -335,11 +341,10 @@ class Search:
             along = slope.mul_(gradient).sum_to_size(self.beside).reshape(one.shape)
             one.addcdiv_(along, self.spread[running.rows[at // len(self.sides)]])
         push = self.masks.pull(slopes, seeds, state)
-        rate = RATE * seeds[0].numel() / SEEDS
         for at, done in enumerate(running.done):
             speed = running.speeds[at].lerp(push[at], 1 - MEMORY) if done else push[at].clone()
             running.speeds[at] = speed
-            running.seeds[at] = (seeds[at] + rate * speed).clamp_(0, 1)
+            running.seeds[at] = (seeds[at] + self.rate * speed).clamp_(0, 1)
         self.found.history[:, running.rows, running.which, running.done] = torch.stack([self._earned(scores), loss])
         running.done = [done + 1 for done in running.done]
         running.left = [left - 1 for left in running.left]
