@@ -200,6 +200,14 @@ def follow(steps: int) -> int:
     return max(1, int(FOLLOW * steps))
 
 
+def rates(masks: Masks, like: Tensor) -> Tensor:
+    """How far each seed goes, `masks.grid`: the farther, the fewer pixels are its own."""
+    seeds = like.new_ones(1, *masks.grid)
+    shown, state = masks.make(seeds)
+    pixels = masks.pull(torch.ones_like(shown), seeds, state)[0]
+    return RATE / SEEDS * shown[0].numel() / pixels.clamp_min(LEAST * pixels.mean())
+
+
 class Search:
     r"""Climbs to the mask of each area that earns most (section 3 of the paper).
 
@@ -260,10 +268,7 @@ class Search:
         else:
             self.masks = self.exact = ChannelMasks(inputs.shape[1])
             self.perturbation, self.shape, self.beside = "fade", self.masks.grid, (inputs.shape[1], 1, 1)
-        whole = inputs.new_ones(1, *self.masks.grid)
-        shown, state = self.masks.make(whole)
-        mass = self.masks.pull(torch.ones_like(shown), whole, state)[0]  # of each seed, in pixels
-        self.rate = RATE / SEEDS * shown[0].numel() / mass.clamp_min(LEAST * mass.mean())
+        self.rates = rates(self.masks, inputs)
         self.running = _Running()
         self.levels: dict[int, Tensor] = {}
         self.spread: dict[int, Tensor] = {}
@@ -344,7 +349,7 @@ class Search:
         for at, done in enumerate(running.done):
             speed = running.speeds[at].lerp(push[at], 1 - MEMORY) if done else push[at].clone()
             running.speeds[at] = speed
-            running.seeds[at] = (seeds[at] + self.rate * speed).clamp_(0, 1)
+            running.seeds[at] = (seeds[at] + self.rates * speed).clamp_(0, 1)
         self.found.history[:, running.rows, running.which, running.done] = torch.stack([self._earned(scores), loss])
         running.done = [done + 1 for done in running.done]
         running.left = [left - 1 for left in running.left]
