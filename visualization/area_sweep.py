@@ -225,8 +225,6 @@ def _masked(plain: Pixels, sweep: _Sweep, k: int) -> Callable[[Axes], None]:
         if min(shown.shape) > 1 and shown.min() < 0.5 < shown.max():
             for colour, thick in (("white", 2.0), ("black", 0.8)):
                 axes.contour(shown, [0.5], colors=[colour], linewidths=[thick])
-        axes.set_xlim(-0.5, shown.shape[1] - 0.5)
-        axes.set_ylim(shown.shape[0] - 0.5, -0.5)
         if k == sweep.minimal:
             look: dict[str, Any] = {"fill": False, "edgecolor": ORANGE, "linewidth": 3.0, "clip_on": False}
             axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, **look))
@@ -362,8 +360,8 @@ def _sentence(sweep: _Sweep) -> str:
     """What the sweep comes to."""
     if sweep.enough is None:
         return (
-            "No minimal area: with all of it hidden, the image scores as high as it does whole, or higher, so that there is "
-            "nothing to keep."
+            "No minimal area: with all of it hidden, the image scores as high as it does whole, or higher, so that no area is "
+            "enough."
         )
     enough = sweep.number(sweep.enough)
     does = {

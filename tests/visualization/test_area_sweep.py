@@ -7,6 +7,7 @@ from attriscope import attribution
 from attriscope.attribution import Explanation, Model
 from attriscope.visualization import area_sweep
 from attriscope.visualization.area_sweep import ORANGE, _spread, _ticks
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from torch import nn
 
@@ -191,7 +192,7 @@ def test_without_a_minimal_area_it_says_why(kept, words, check_layout):
 
     figure = area_sweep(known(kept, whole=-2.0, hidden=10.0, minimal=np.nan))
     check_layout(figure)
-    assert "scores as high as it does whole, or higher, so that there is nothing to keep" in words(figure)
+    assert "scores as high as it does whole, or higher, so that no area is enough" in words(figure)
     assert set(heights(figure)) == {"#000000", "#595959"}  # nothing is enough
 
 
@@ -204,8 +205,41 @@ def test_without_a_minimal_area_it_says_why(kept, words, check_layout):
 def test_lines_that_are_near_or_far_keep_their_names_apart(kept, numbers, variant, check_layout, words):
     figure = area_sweep(known(kept, variant, **numbers))
     check_layout(figure)
-    if np.isfinite(numbers["hidden"]):
-        assert ("nothing kept" if variant == "dual" else "hidden image:") in words(figure)
+    finite = bool(np.isfinite(numbers["hidden"]))  # a log probability may not be, and has no place in the plot
+    assert (("nothing kept" if variant == "dual" else "hidden image:") in words(figure)) == finite
+    assert np.isfinite(list(heights(figure).values())).all()
+
+
+def test_names_stand_at_their_lines(kept):
+    figure = area_sweep(known(kept))
+    place, (low, high) = axes_of(figure, "curve").get_position(), axes_of(figure, "curve").get_ylim()
+    for start, value in (("whole image", 10.0), ("hidden image", -2.0), ("enough above", 4.0)):
+        text = next(t for t in figure.texts if t.get_text().startswith(start))
+        at = place.y0 + (value - low) / (high - low) * place.height
+        assert abs(text.get_position()[1] - at) * figure.get_size_inches()[1] < 0.15  # inches: a line of text
+        assert text.get_position()[0] > place.x1
+
+
+def test_every_image_has_its_own_pictures(kept, pixels):
+    first, second = area_sweep(kept, 0, bounds=(0, 1)), area_sweep(kept, 1, bounds=(0, 1))
+    for figure, i in ((first, 0), (second, 1)):
+        np.testing.assert_allclose(pixels(figure, "image"), kept.inputs[i].permute(1, 2, 0).numpy(), atol=1e-6)
+    found = copy.deepcopy(kept)
+    found.details["masks"][0], found.details["masks"][1] = 1, 0
+    np.testing.assert_allclose(pixels(area_sweep(found, 0), "10%"), pixels(area_sweep(found, 0), "image"), atol=1e-6)
+    assert pixels(area_sweep(found, 1), "10%").min() > 0.75
+
+
+def test_long_names_of_scores_do_not_reach_into_pictures():
+    areas = tuple(k / 13 for k in range(1, 13))
+    figure = area_sweep(
+        made(areas=areas, steps=2, count=1, reward="contrastive", output="log_probability", variant="dual")
+    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    pictures = [a.get_window_extent(renderer) for a in figure.axes if a.images]
+    for text in figure.texts:
+        box = text.get_window_extent(renderer)
+        assert not any(box.overlaps(picture) for picture in pictures), text.get_text()
 
 
 def test_scores_that_are_much_alike_have_more_digits(kept, words):
@@ -253,6 +287,9 @@ def test_masks_of_an_inner_layer_are_enlarged(words, check_layout, pixels):
     assert pixels(figure, "40%").shape == (16, 16, 3)
     outline = axes_of(figure, "40%").collections[0].get_paths()[0].vertices
     assert np.allclose(outline[:, 0], 7.5)  # the middle stays there
+    found.inputs = torch.zeros_like(found.inputs)
+    drawn = pixels(area_sweep(found, bounds=(0, 1)), "40%")[0, :, 0]
+    np.testing.assert_allclose(drawn[5:11], 0.8 * np.array([0, 0, 0.25, 0.75, 1, 1]), atol=1e-6)
 
 
 def test_a_frame_around_the_image_is_named(kept, words):
