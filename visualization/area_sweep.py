@@ -363,6 +363,8 @@ def _sentence(sweep: _Sweep) -> str:
             "No minimal area: with all of it hidden, the image scores as high as it does whole, or higher, so that no area is "
             "enough."
         )
+    if not np.isfinite(sweep.enough):
+        return "The threshold is a part of the way to an infinite score, and says nothing: explain output='logit'."
     enough = sweep.number(sweep.enough)
     does = {
         "preserve": f"keeps the {sweep.short} at {enough} or higher",

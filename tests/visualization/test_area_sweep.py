@@ -208,6 +208,9 @@ def test_lines_that_are_near_or_far_keep_their_names_apart(kept, numbers, varian
     finite = bool(np.isfinite(numbers["hidden"]))  # a log probability may not be, and has no place in the plot
     assert (("nothing kept" if variant == "dual" else "hidden image:") in words(figure)) == finite
     assert np.isfinite(list(heights(figure).values())).all()
+    assert ("says nothing: explain output='logit'" in words(figure)) != finite
+    if not finite:
+        assert "nan or" not in words(figure)
 
 
 def test_names_stand_at_their_lines(kept):
