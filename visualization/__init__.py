@@ -1,9 +1,10 @@
-"""Figures that can be read without a caption: maps, methods side by side, curves, scales, ranks, costs.
+"""Figures that can be read without a caption: maps, methods side by side, curves, areas, scales, ranks, costs.
 
 Every function but `report`, which writes a file, returns a matplotlib `Figure` and leaves pyplot and its settings alone;
 save it with `.savefig(...)`.
 """
 
+from .area_sweep import area_sweep
 from .cost import cost
 from .critical_difference import critical_difference
 from .curves import curves
@@ -12,4 +13,4 @@ from .report import report
 from .side_by_side import side_by_side
 from .wavelet import wavelet
 
-__all__ = ["cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "wavelet"]
+__all__ = ["area_sweep", "cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "wavelet"]
