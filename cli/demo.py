@@ -1,9 +1,9 @@
-"""The command `demo`: four photographs, nine methods, two metrics, and figures to look at."""
+"""The command `demo`: four photographs, nine methods, two metrics, one sweep over areas, and figures to look at."""
 
 from pathlib import Path
 
 import torch
-from attriscope import metrics
+from attriscope import attribution, metrics, visualization
 from attriscope.attribution import attributor as methods
 from attriscope.attribution.explanation import Explanation
 
@@ -19,6 +19,9 @@ METHODS = (  # one of each family that an ordinary CNN has, and three that see o
 )  # fmt: skip
 METRICS = ("insertion", "deletion")
 BUDGET = 300  # forwards and backwards per image: a minute and a half on two cores, and sobol still has four designs
+
+SWEEP = (0.025, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)  # areas, of the first photograph
+DEARER = 8  # than a method of the comparison: eight masks, half a minute
 
 __all__ = ["demo"]
 
@@ -46,7 +49,18 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
             found = explanation(study, session, method, i)
             write_overlay(out / "overlays" / f"{stem}.overlay.png", found, pixels, photo)
             save_figure(draw(session, i, found), out / "overlays" / f"{stem}.png", photo)
+    sweep(session, out, budget=DEARER * budget)
     print(f"\n{summary_table(study)}\n\n{_closing(out)}")
+
+
+def sweep(session: Session, out: Path, *, budget: int) -> None:
+    """Search the first photograph for the smallest part that is enough, and draw it."""
+    found = attribution.create("extremal_perturbation", session.model, areas=SWEEP, budget=budget).explain(
+        session.images[:1], session.index(0)
+    )
+    photo = session.photos[0]
+    figure = visualization.area_sweep(found, name=photo.name, classes={session.index(0): session.class_name(0)})
+    save_figure(figure, out / "area_sweep.png")
 
 
 def paths() -> list[Path]:
@@ -81,6 +95,7 @@ def _closing(out: Path) -> str:
 In {out} there is now
   report.html    all of it in one file, to open in a browser and to send: tables with tests, figures, a gallery
   compare.png    every photograph with the map of every method, its scores below
+  area_sweep.png how much of the first photograph is enough: extremal perturbations of eight areas
   curves.png     how the class's probability rises and falls as pixels come and go in the order of each map
   overlays/      each map by itself: PHOTOGRAPH-METHOD.png to read, PHOTOGRAPH-METHOD.overlay.png pixel for pixel
   summary.csv    the table above; scores.csv and costs.csv have each image
