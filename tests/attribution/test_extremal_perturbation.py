@@ -139,6 +139,21 @@ def test_the_gradient_of_seeds_is_that_of_finite_differences(
         assert abs(float(pulled.flatten()[at] - expected)) < 1e-6  # the third derivative times the square of the step
 
 
+def test_a_seed_in_an_empty_window_can_grow() -> None:
+    masks = SmoothMasks((12, 40), step=2, sigma=2.5, places=None, dtype=torch.float64)
+    seeds = torch.zeros(1, *masks.grid, dtype=torch.float64)
+    seeds[0, 1, 1] = 1.0
+    made, state = masks.make(seeds)
+    slopes = torch.rand(made.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    pulled = masks.pull(slopes, seeds, state)
+    for at in (0, 19, 39, 59):  # all far from the one that is there, but the first
+        step = torch.zeros_like(seeds)
+        step.flatten()[at] = 1e-7
+        expected = ((masks.make(seeds + step)[0] - made) * slopes).sum() / 1e-7
+        assert abs(float(pulled.flatten()[at] - expected)) < 1e-5  # the second derivative, some 20, times the step
+        assert float(expected) != 0
+
+
 def test_four_places_of_a_cell_are_near_all_of_them_on_masks_that_a_search_ends_with() -> None:
     model, image = linear(224)
     search = Search(
