@@ -482,7 +482,7 @@ def available(pattern: str = "*", *, model: Model | Network | None = None, **tag
 
     Example:
         >>> available("perturbation/*", stochastic=False)
-        ['feature_ablation', 'occlusion', 'shap_bpt']
+        ['extremal_perturbation', 'feature_ablation', 'occlusion', 'shap_bpt']
     """
     names = REGISTRY.names(pattern, **tags)
     if model is None:

@@ -305,6 +305,11 @@ class Search:
         """Begin with an image."""
         levels = self.levels[row] = pyramid(self.inputs[row], self.model, self.perturbation)
         scores = self.model.scores(levels, self._aim([row] * len(levels)), output=self.output).to(levels)
+        if not bool(scores.isfinite().all()):
+            raise ValueError(
+                f"extremal_perturbation: the score of image {row}, or of what is left of it when it is hidden, is one of "
+                "NaN or infinite values: look at the network's outputs there"
+            )
         self.found.hidden[row], self.found.whole[row] = scores[0], scores[-1]
         wide = scores.max() - scores.min()
         self.spread[row] = torch.where(wide > 0, wide, torch.ones_like(wide))
