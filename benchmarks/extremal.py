@@ -63,6 +63,7 @@ def run(loaded: Loaded, files: Sequence[Path], labels: Sequence[int], out: Path,
         metrics=["insertion", "deletion"],
         baselines=BASELINES,
         out=out / "study",
+        jobs=jobs,
         preparation=loaded.preparation,
         classes=loaded.classes,
     )
@@ -101,37 +102,37 @@ def _some(loaded: Loaded, part: Sequence[tuple[Path, int]], out: Path, options: 
 
 
 def _searches(found: dict[str, list[dict[str, Tensor]]]) -> str:
-    """What the short search costs and earns, beside the full one, on the images that have both."""
+    """What each search costs, keeps and covers, and the difference on the images that have both."""
+    areas = attribution.create(METHOD, torch.nn.Identity()).params["areas"]
+    rows, kept = [], {}
+    for name, each in found.items():
+        if not each:
+            continue
+        table = {key: torch.stack([one[key] for one in each]).double() for key in KEPT}
+        kept[name] = (table["rewards"] - table["hidden"][:, None]) / (table["whole"] - table["hidden"])[:, None]
+        means = {
+            "kept": kept[name],
+            "logit": table["rewards"],
+            "area": table["masks"].mean((2, 3)),
+            "steps": table["steps"],
+        }
+        spent = torch.stack([one["spent"] for one in each]).double().mean(0)
+        cost = f"{len(each)} images, {float(spent[0]):.0f} f + {float(spent[1]):.0f} b each"
+        for k, area in enumerate(areas):
+            rows.append(
+                {"search": name, "asked": area, **{n: float(v[:, k].mean()) for n, v in means.items()}, "cost": cost}
+            )
+    shown = pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format)
+    text = f"kept: the part of the way from the hidden image's logit to the whole one's\n\n{shown}"
+    if len(kept) < len(found):
+        return text
     short, full = found.values()
     n = min(len(short), len(full))
-    if not n:
-        return "no image has both searches"
-    cost, areas = {}, attribution.create(METHOD, torch.nn.Identity()).params["areas"]
-    earned, raw, area = {}, {}, {}
-    for name, each in found.items():
-        cost[name] = torch.stack([one["spent"][1] for one in each[:n]]).double()
-        ends = [torch.stack([one[key] for one in each[:n]])[:, None].double() for key in ("hidden", "whole")]
-        raw[name] = torch.stack([one["rewards"] for one in each[:n]]).double()
-        earned[name] = (raw[name] - ends[0]) / (ends[1] - ends[0])
-        area[name] = torch.stack([one["masks"].mean((1, 2)) for one in each[:n]]).double()
-    rows = []
-    first, second = found
-    for k, named in [*enumerate(areas), (slice(None), "all")]:
-        difference = (earned[first][:, k] - earned[second][:, k]).reshape(n, -1).mean(1).numpy()
-        low, high = interval(difference)
-        row = {"area": f"{named:.1%}" if isinstance(named, float) else named}
-        for name in found:
-            row[f"{name}: score kept"] = f"{float(earned[name][:, k].mean()):.3f}"
-            row[f"{name}: area"] = f"{float(area[name][:, k].mean()):.3f}"
-        row["difference"] = f"{difference.mean():+.3f} [{float(low):+.3f}, {float(high):+.3f}]"
-        row["logit"] = " / ".join(f"{float(raw[name][:, k].mean()):.2f}" for name in found)
-        rows.append(row)
-    spent = " and ".join(f"{float(cost[name].mean()):.0f}" for name in found)
-    share = float((cost[first] / cost[second]).mean())
-    return (
-        f"{n} images; the score kept is a part of the way from the hidden image's to the whole one's; {spent} "
-        f"forward-backwards per image: {share:.0%}\n\n" + pd.DataFrame(rows).to_string(index=False)
-    )
+    share = torch.stack([a["spent"][1] / b["spent"][1] for a, b in zip(short[:n], full[:n], strict=True)]).mean()
+    difference = (kept[METHOD][:n] - kept[FULL][:n]).numpy()
+    low, high = interval(difference)
+    apart = [f"{m:+.3f} [{a:+.3f}, {b:+.3f}]" for m, a, b in zip(difference.mean(0), low, high, strict=True)]
+    return f"{text}\n\nthe first less the second, by area, on {n} images at {float(share):.0%} of the cost: {', '.join(apart)}"
 
 
 def _scores(study: metrics.Study) -> str:

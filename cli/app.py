@@ -104,7 +104,7 @@ def attriscope(
     """Which parts of an image made a network decide as it did, and how far that can be believed.
 
     \b
-    Look at what it does (two minutes, nothing to download):
+    Look at what it does (three minutes, nothing to download):
       attriscope demo --out runs/demo
     Explain a photograph of your own:
       attriscope explain cat.jpg -m grad_cam -m rise --out runs/cat
@@ -355,7 +355,7 @@ def report(
 
 @app.command(short_help="See all of it at work on four photographs.")
 def demo(out: Out = Path("runs/demo")) -> None:
-    """Explain four photographs with every method, score and draw them: a look at everything, in about two minutes.
+    """Explain four photographs with every method, score and draw them: a look at everything, in about three minutes.
 
     It needs two small packages with a network in them: pip install 'attriscope[demo]'
 

@@ -37,7 +37,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
     """
     request = Request(paths(), METHODS, out, model=model, metrics=METRICS, budget=budget, size=size)
     session = start(request)
-    say(f"{len(METHODS)} methods on {len(session.photos)} photographs, at most {budget} evaluations each; about two minutes")
+    say(f"{len(METHODS)} methods on {len(session.photos)} photographs, at most {budget} evaluations each; about three minutes")
     for i, photo in enumerate(session.photos):
         print(f"{photo.name:8}  {session.class_name(i)}, {float(session.probabilities[i]):.1%}")
     study = run_study(session, out, budget=budget, origin=origin(request))

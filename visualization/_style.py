@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import matplotlib as mpl
 import numpy as np
 import torch
+from attriscope.attribution.explanation import Explanation
 from attriscope.metrics.study import Study
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -319,6 +320,14 @@ def class_name(classes: "Sequence[str] | Mapping[int, str] | None", index: int) 
     """A class's name, or its number."""
     table = classes if isinstance(classes, Mapping) else dict(enumerate(classes or ()))
     return str(table.get(index, f"class {index}"))
+
+
+def explained(found: Explanation, image: int, classes: "Sequence[str] | Mapping[int, str] | None") -> str:
+    """What of an image was explained, in words."""
+    if found.target is None:
+        return "a score of the caller's own"
+    index = found.target[image]
+    return class_name(classes, int(index)) if index.ndim == 0 else f"output {tuple(index.tolist())}"
 
 
 def hidden(count: int) -> str:

@@ -390,10 +390,7 @@ def _reading(found: Explanation) -> str:
 
 
 def _facts(found: Explanation, image: int, classes: Sequence[str] | Mapping[int, str] | None) -> str:
-    index = None if found.target is None else found.target[image]
-    what = "a score of the caller's own" if index is None else ""
-    if index is not None:
-        what = _style.class_name(classes, int(index)) if index.ndim == 0 else f"output {tuple(index.tolist())}"
+    what = _style.explained(found, image, classes)
     cost = _style.cost(float(found.forwards[image]), float(found.backwards[image]))
     said = ("variant", "perturbation", "reward", "threshold")
     options = ", ".join(f"{k} {_style.short(found.params[k])}" for k in said)

@@ -95,7 +95,7 @@ def heatmap(
             if reason is not None:
                 sheet.text(MARGIN + CELL + GAP, y + 0.1, reason, width, size=BODY, lines=4, centred=True, plate=True)
             lines = {
-                "explained": _explained(found, i, classes),
+                "explained": _style.explained(found, i, classes),
                 "probability": None if probabilities is None else f"{float(probabilities[i]):.2g}",
                 "predicted": None if predicted is None else _style.class_name(classes, int(predicted[i])),
                 "score": f"{found.output.replace('_', ' ')} {float(found.scores[i]):.3g}",
@@ -131,13 +131,6 @@ def _bar(sheet: Sheet, at: tuple[float, float], maps: Drawn, top: float, percent
     colours = "red and blue" if signed else "red"
     full = f"full colour: the {_style.ordinal(percentile)} of {maps.measure}, {top:.3g}"
     return sheet.text(x, y, f"{colours}: {maps.meaning}\n{full}", FACTS, size=SMALL, colour=GREY, lines=4)
-
-
-def _explained(found: Explanation, i: int, classes: Sequence[str] | Mapping[int, str] | None) -> str:
-    if found.target is None:
-        return "a score of the caller's own"
-    index = found.target[i]
-    return _style.class_name(classes, int(index)) if index.ndim == 0 else f"output {tuple(index.tolist())}"
 
 
 # what every method has, and nobody asked for

@@ -217,10 +217,7 @@ def _plane(found: Explanation, image: int, indices: Tensor, levels: int, most: f
 
 
 def _facts(found: Explanation, image: int, classes: Sequence[str] | Mapping[int, str] | None) -> str:
-    index = None if found.target is None else found.target[image]
-    what = "a score of the caller's own" if index is None else ""
-    if index is not None:
-        what = _style.class_name(classes, int(index)) if index.ndim == 0 else f"output {tuple(index.tolist())}"
+    what = _style.explained(found, image, classes)
     cost = _style.cost(float(found.forwards[image]), float(found.backwards[image]))
     options = ", ".join(f"{k} {_style.short(v)}" for k, v in found.params.items() if k in {"levels", "grid", "designs"})
     return f"explained: {what}, {found.output.replace('_', ' ')} {float(found.scores[image]):.3g}; {options}; {cost}"

@@ -171,6 +171,7 @@ class _Running:
         which: Their areas, by number.
         limits: Their steps, if none is flat before.
         left: How many of these they have left.
+        done: How many they have made.
         seeds: Where they are.
         speeds: Where they go.
     """

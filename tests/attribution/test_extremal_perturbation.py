@@ -154,7 +154,9 @@ def test_a_seed_in_an_empty_window_can_grow() -> None:
         assert float(expected) != 0
 
 
-def test_four_places_of_a_cell_are_near_all_of_them_on_masks_that_a_search_ends_with() -> None:
+def test_four_places_of_a_cell_are_near_all_of_them_on_masks_that_a_search_ends_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, image = linear(224)
     search = Search(
         model, image, model.resolve(image, 0), areas=(0.1,), variant="preserve", perturbation="fade", steps=60, tolerance=0.0,
@@ -167,7 +169,7 @@ def test_four_places_of_a_cell_are_near_all_of_them_on_masks_that_a_search_ends_
         ended.append(search.ended[row][0])
         finish(row)
 
-    search._finish = keep  # type: ignore[method-assign]  # only a wrapper
+    monkeypatch.setattr(search, "_finish", keep)
     search.run()
     seeds = ended[0][None]
     coarse, fine = search.masks.make(seeds)[0], search.exact.make(seeds)[0]
@@ -269,7 +271,7 @@ def test_steps_are_those_of_torchs_sgd_on_the_sorted_area(
         steps=steps,
         tolerance=0.0,
     ).explain(image, 1)
-    levels = pyramid(image[0], model, perturbation)  # type: ignore[arg-type]  # one of two words
+    levels = pyramid(image[0], model, perturbation)
 
     def shown(mask: Tensor) -> Tensor:
         position = mask * (len(levels) - 1)
@@ -344,7 +346,7 @@ def test_masks_reach_their_area_whatever_the_scale_of_the_score(output: Any, sca
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3))
     with torch.no_grad():
-        network[-1].weight.mul_(scale)  # type: ignore[operator]  # a tensor
+        network[-1].weight.mul_(scale)
     made = found(Model(network.eval()), torch.rand(1, 3, 48, 48), areas=(0.1, 0.3), steps=400, output=output)
     # rims are soft, and a mask of several pieces has much of them
     shown = (made.details["masks"] > 0.5).float().mean((2, 3))
@@ -500,10 +502,10 @@ def channels() -> nn.Sequential:
     """Four channels, of which the third decides class 0, and the first speaks against it."""
     network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     with torch.no_grad():
-        network[0].weight.fill_(1.0)  # type: ignore[operator,union-attr]  # tensors
-        network[0].bias.zero_()  # type: ignore[operator,union-attr]
-        network[4].weight.copy_(torch.tensor([[-1.0, 0.1, 3.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))  # type: ignore[operator]
-        network[4].bias.zero_()  # type: ignore[operator,union-attr]
+        network[0].weight.fill_(1.0)
+        network[0].bias.zero_()
+        network[4].weight.copy_(torch.tensor([[-1.0, 0.1, 3.0, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+        network[4].bias.zero_()
     return network.eval()
 
 
@@ -534,8 +536,8 @@ def test_at_a_layer_a_mask_lies_over_the_activation() -> None:
     )
     with torch.no_grad():
         for module in (network[0], network[2]):
-            module.weight.fill_(0.5)  # type: ignore[operator,union-attr]
-            module.bias.zero_()  # type: ignore[operator,union-attr]
+            module.weight.fill_(0.5)
+            module.bias.zero_()
     made = found(Model(network.eval()), image, layer="1", areas=(0.1,), steps=300, jitter=True)
     assert made.details["masks"].shape == (1, 1, 16, 16)
     assert made.details["layer"] == "1"
