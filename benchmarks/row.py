@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # ours and the peers'; what is not here
     "blur_ig": {"steps": 50},
     "guided_ig": {"steps": 50},
     "agi": {"classes": 2},
-    "extremal_perturbation": {"steps": 25, "tolerance": 0.0, "continuation": False},
+    "extremal_perturbation": {"steps": 100, "tolerance": 0.0, "continuation": False},
 }
 
 

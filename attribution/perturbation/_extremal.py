@@ -56,7 +56,7 @@ class Masks(Protocol):
     def make(self, seeds: Tensor) -> tuple[Tensor, Any]:
         """Masks `(M, ...)`, and what `pull` needs."""
 
-    def pull(self, slopes: Tensor, seeds: Tensor, state: Any) -> Tensor:
+    def pull(self, slopes: Tensor, state: Any) -> Tensor:
         """The gradient of the seeds, of that of the masks."""
 
 
@@ -70,9 +70,9 @@ class ChannelMasks:
         """The seeds."""
         return seeds, None
 
-    def pull(self, slopes: Tensor, seeds: Tensor, state: None) -> Tensor:
+    def pull(self, slopes: Tensor, state: None) -> Tensor:
         """The slopes."""
-        del seeds, state
+        del state
         return slopes
 
 
@@ -127,14 +127,11 @@ def area_loss(masks: Tensor, areas: Sequence[float]) -> tuple[Tensor, Tensor]:
     """
     flat = masks.flatten(1)
     n = flat.shape[1]
-    wanted = torch.empty_like(flat)
-    for row, (one, area) in enumerate(zip(flat, areas, strict=True)):
-        low = int(n * (1 - area) + 1e-9)
-        jump = one.kthvalue(max(low, 1)).values
-        above = one > jump + TIE
-        equal = (one - jump).abs() <= TIE
-        share = (n - low - above.sum()).to(one.dtype) / equal.sum()
-        wanted[row] = torch.where(equal, share, above.to(one.dtype))
+    low = [int(n * (1 - area) + 1e-9) for area in areas]
+    jump = torch.stack([one.kthvalue(max(k, 1)).values for one, k in zip(flat, low, strict=True)])[:, None]
+    above, equal = flat > jump + TIE, (flat - jump).abs() <= TIE
+    share = (n - flat.new_tensor(low) - above.sum(1)) / equal.sum(1)
+    wanted = torch.where(equal, share[:, None], above.to(flat.dtype))
     loss = (flat.square() - wanted * (2 * flat - 1)).mean(1)
     return loss, (2 / n * (flat - wanted)).reshape(masks.shape)
 
@@ -205,7 +202,7 @@ def rates(masks: Masks, like: Tensor) -> Tensor:
     """How far each seed goes, `masks.grid`: the farther, the fewer pixels are its own."""
     seeds = like.new_ones(1, *masks.grid)
     shown, state = masks.make(seeds)
-    pixels = masks.pull(torch.ones_like(shown), seeds, state)[0]
+    pixels = masks.pull(torch.ones_like(shown), state)[0]
     return RATE / SEEDS * shown[0].numel() / pixels.clamp_min(LEAST * pixels.mean())
 
 
@@ -351,7 +348,7 @@ class Search:
             one = slopes[inside][at // len(self.sides)]
             along = slope.mul_(gradient).sum_to_size(self.beside).reshape(one.shape)
             one.addcdiv_(along, self.spread[running.rows[at // len(self.sides)]])
-        push = self.masks.pull(slopes, seeds, state)
+        push = self.masks.pull(slopes, state)
         for at, done in enumerate(running.done):
             speed = running.speeds[at].lerp(push[at], 1 - MEMORY) if done else push[at].clone()
             running.speeds[at] = speed
