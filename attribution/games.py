@@ -1,7 +1,9 @@
 """Games: an image's score as a function of which of its regions are kept."""
 
+import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from . import masking, regions
 from ._parameters import canonical
 from .model import Model
 from .targets import Output, Target
+
+Seen: TypeAlias = tuple[float, float]  # the score, and the confidence or NaN
 
 __all__ = ["Game", "ends"]
 
@@ -39,6 +43,7 @@ class Game:
         labels: `(N, H, W)`, `(N, F)` or `(N, T)`, each numbered without gaps.
         target: Frozen, one row per image.
         output: Which score.
+        confident: Whether to look at all classes of every coalition, for `confidences`.
 
     Attributes:
         sizes: How many regions, players, each image has.
@@ -55,12 +60,21 @@ class Game:
     """
 
     def __init__(
-        self, model: Model, inputs: Tensor, baseline: Tensor, labels: Tensor, target: Target, *, output: Output
+        self,
+        model: Model,
+        inputs: Tensor,
+        baseline: Tensor,
+        labels: Tensor,
+        target: Target,
+        *,
+        output: Output,
+        confident: bool = False,
     ) -> None:
         self.model, self.inputs, self.baseline, self.labels = model, inputs, baseline, labels
         self.target, self.output = target, output
+        self.confident = confident and self._has_classes()
         self.sizes = regions.sizes(labels)
-        self._seen: list[dict[bytes, float]] = [{} for _ in inputs]
+        self._seen: list[dict[bytes, Seen]] = [{} for _ in inputs]
         self._places = None if model.shared is None else self._find_places()
 
     def values(self, wanted: Sequence[Tensor]) -> list[Tensor]:
@@ -75,6 +89,26 @@ class Game:
         Raises:
             ValueError: Coalitions of another number of regions than an image has, or no bool.
         """
+        return [torch.tensor([s for s, _ in own], dtype=torch.float64) for own in self._look(wanted)]
+
+    def confidences(self, wanted: Sequence[Tensor]) -> list[Tensor]:
+        r"""How sure the network is of coalitions, whatever class it names: :math:`1 + \sum_c p_c \ln p_c / \ln C`.
+
+        The forwards are those of `values`. It is 0 where what is explained is no class out of several that exclude each
+        other, or the game is not `confident`.
+
+        Args:
+            wanted: As for `values`.
+
+        Returns:
+            For each image `(m_i,)` float64 on the CPU, in [0, 1].
+        """
+        if not self.confident:
+            return [torch.zeros(len(w), dtype=torch.float64) for w in wanted]
+        return [torch.tensor([c for _, c in own], dtype=torch.float64) for own in self._look(wanted)]
+
+    def _look(self, wanted: Sequence[Tensor]) -> list[list[Seen]]:
+        """Scores and confidences of coalitions; those that nobody has seen are evaluated."""
         for one, d in zip(wanted, self.sizes, strict=True):
             if one.dtype != torch.bool or one.ndim != 2 or one.shape[1] != d:
                 raise ValueError(f"coalitions of {d} regions are (m, {d}) bool, not {tuple(one.shape)} {one.dtype}")
@@ -96,10 +130,13 @@ class Game:
         if reused:
             self.model.reuse(self.target.rows[torch.tensor(reused)])
         self._evaluate([w[list(new.values())] for w, new in zip(wanted, fresh, strict=True)], fresh)
-        return [
-            torch.tensor([seen[key] for key in own], dtype=torch.float64)
-            for seen, own in zip(self._seen, keys, strict=True)
-        ]
+        return [[seen[key] for key in own] for seen, own in zip(self._seen, keys, strict=True)]
+
+    def _has_classes(self) -> bool:
+        """Whether what is explained is one of several classes that exclude each other."""
+        shape = self.model.output_shape
+        one = self.target.index is not None and self.target.index.shape[1] == 1
+        return one and shape is not None and len(shape) == 1 and shape[0] > 1 and self.model.activation != "sigmoid"
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """The scores of the empty images and of the whole ones, `(N,)` each."""
@@ -115,21 +152,22 @@ class Game:
         source = masking.Coalitions(
             self.inputs, self.baseline, self.labels, lambda row, items: rows[row][items], counts
         )
-        scores = masking.evaluate_each(source, self.model, self.target, output=self.output)
-        on_host = torch.cat(scores).cpu().double().split(counts)
-        for image, (new, found) in enumerate(zip(fresh, on_host, strict=True)):
-            for key, value in zip(new, found.tolist(), strict=True):
-                self._seen[image][key] = value
-                self._remember(image, key, value)
+        target = replace(self.target, confident=self.confident)
+        scores = torch.cat(masking.evaluate_each(source, self.model, target, output=self.output)).cpu().double()
+        both = scores if self.confident else torch.stack([scores, torch.full_like(scores, torch.nan)], 1)
+        for image, (new, found) in enumerate(zip(fresh, both.split(counts), strict=True)):
+            for key, (value, sure) in zip(new, found.tolist(), strict=True):
+                self._seen[image][key] = value, sure
+                self._remember(image, key, (value, sure))
 
     # -- what other methods have evaluated -----------------------------------------------------------------------------
 
-    def _find_places(self) -> list[tuple[dict[Any, float], Hashable, Hashable]]:
+    def _find_places(self) -> list[tuple[dict[Any, Seen], Hashable, Hashable]]:
         """For each image: where its coalitions are kept, and the names of the whole and of the empty image."""
         assert self.model.shared is not None
         whole = masking.identities(self.inputs, None, self.target, self.output)
         cut = masking.identities(self.inputs, self.baseline, self.target, self.output)
-        found: list[tuple[dict[Any, float], Hashable, Hashable]] = []
+        found: list[tuple[dict[Any, Seen], Hashable, Hashable]] = []
         for row, (one, other) in enumerate(zip(whole, cut, strict=True)):
             kept = self.model.shared.setdefault(("game", canonical(self.labels[row]), other), {})
             found.append((kept, ("clean", False, one), ("removed", False, other)))
@@ -141,21 +179,21 @@ class Game:
         members = np.unpackbits(np.frombuffer(key, np.uint8), count=self.sizes[image])
         return self._places[image][1] if members.all() else None if members.any() else self._places[image][2]
 
-    def _remembered(self, image: int, key: bytes) -> float | None:
+    def _remembered(self, image: int, key: bytes) -> Seen | None:
         if self._places is None or self.model.shared is None:
             return None
-        end = self._end(image, key)
-        if end is None:
-            return self._places[image][0].get(key)
-        found = self.model.shared.get(end)
-        return None if found is None else float(found[0])
+        found = self._places[image][0].get(key)
+        if found is None:
+            end = self._end(image, key)
+            kept = None if end is None else self.model.shared.get(end)
+            found = None if kept is None else (float(kept[0]), math.nan)
+        return None if found is None or (self.confident and math.isnan(found[1])) else found
 
-    def _remember(self, image: int, key: bytes, value: float) -> None:
+    def _remember(self, image: int, key: bytes, found: Seen) -> None:
         if self._places is None or self.model.shared is None:
             return
+        self._places[image][0][key] = found
         end = self._end(image, key)
-        if end is None:
-            self._places[image][0][key] = value
-        else:
+        if end is not None:
             wide = torch.float32 if self.inputs.device.type == "mps" else torch.float64  # which has no float64
-            self.model.shared[end] = torch.tensor([value], dtype=wide, device=self.inputs.device)
+            self.model.shared[end] = torch.tensor([found[0]], dtype=wide, device=self.inputs.device)

@@ -14,6 +14,7 @@ list of K classes gives image by image the K maps.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
@@ -38,6 +39,7 @@ __all__ = [
     "Target",
     "TargetLike",
     "classes",
+    "confidence",
     "contrast",
     "label",
     "read",
@@ -58,12 +60,14 @@ class Target:
         count: How many images the whole set has.
         index: `LongTensor (M, k)`, the entry of each row's output, or `None` where `function` says what to read.
         function: A callable `outputs -> (M,)`. If it has a method `take(rows)`, that gives the callable for those rows.
+        confident: Whether `read` gives each score together with the outputs' `confidence`, `(M, 2)`.
     """
 
     rows: Tensor
     count: int
     index: Tensor | None = None
     function: Callable[[Any], Tensor] | None = None
+    confident: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -165,6 +169,9 @@ def read(outputs: Any, target: Target, output: Output, activation: Activation) -
             logit minus the largest of the others).
         activation: What makes probabilities of logits. One output counts as `"sigmoid"` unless it is `"none"`.
     """
+    if target.confident:
+        score = read(outputs, replace(target, confident=False), output, activation)
+        return torch.stack([score, confidence(outputs, activation).to(score.dtype)], 1)
     if target.function is not None:
         scores = target.function(outputs)
         if not isinstance(scores, Tensor) or scores.shape != (len(target),):
@@ -221,6 +228,21 @@ def read_all(outputs: Any, output: Output, activation: Activation) -> Tensor:
         others = torch.where(logits == best.values[:, :1], best.values[:, 1:], best.values[:, :1])
         return logits - others
     return _activated(logits, output, activation)
+
+
+def confidence(outputs: Any, activation: Activation) -> Tensor:
+    r"""How far class probabilities are from telling nothing, :math:`1 + \sum_c p_c \ln p_c / \ln C`, `(M,)` in [0, 1].
+
+    Args:
+        outputs: `(M, C)`, C at least 2, of classes that exclude each other.
+        activation: As in `read`.
+
+    Example:
+        >>> confidence(torch.tensor([[0.0, 0.0], [0.0, 50.0]]), "softmax").tolist()
+        [0.0, 1.0]
+    """
+    p = read_all(outputs, "probability", activation)
+    return 1 - torch.special.entr(p).sum(1) / math.log(p.shape[1])
 
 
 def _activated(logits: Tensor, of: Output, activation: Activation) -> Tensor:
