@@ -84,6 +84,8 @@ from .relevance.deeplift import DeepLift
 from .relevance.excitation_backprop import ExcitationBackprop
 from .relevance.lrp import LRP
 from .relevance.pa_lrp import PALRP
+from .subset.lima import LiMA
+from .subset.submodular import Submodular
 
 __all__ = [
     "Attributor",
@@ -148,6 +150,7 @@ __all__ = [
     "KernelSHAP",
     "LIME",
     "LRP",
+    "LiMA",
     "LRPAlphaBeta",
     "LRPEpsilonAlpha2Beta1",
     "LRPEpsilonAlpha2Beta1Flat",
@@ -180,6 +183,7 @@ __all__ = [
     "SmoothFullGrad",
     "SmoothGrad",
     "SmoothGradSquared",
+    "Submodular",
     "SmoothIG",
     "Sobol",
     "TransformerAttribution",

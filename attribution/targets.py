@@ -242,7 +242,8 @@ def confidence(outputs: Any, activation: Activation) -> Tensor:
         [0.0, 1.0]
     """
     p = read_all(outputs, "probability", activation)
-    return 1 - torch.special.entr(p).sum(1) / math.log(p.shape[1])
+    entropy: Tensor = torch.special.entr(p).sum(1)
+    return 1 - entropy / math.log(p.shape[1])
 
 
 def _activated(logits: Tensor, of: Output, activation: Activation) -> Tensor:

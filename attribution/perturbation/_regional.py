@@ -28,8 +28,8 @@ class Regional(Attributor):
     n_regions: Count = 49
     baseline: baselines.Baseline = "mean"
 
-    def game(self, inputs: Tensor, target: Target) -> Game:
-        """The score of every image as a function of the regions that are kept."""
+    def label_maps(self, inputs: Tensor) -> Tensor:
+        """The regions of every image."""
         labels = maps_of_regions.make(self.regions, inputs, self.model, n_regions=self.n_regions)
         made, most = max(maps_of_regions.sizes(labels)), self.players(self, tuple(inputs.shape[1:]))
         if made > most:  # a callable's: what it costs must be known beforehand
@@ -37,6 +37,11 @@ class Regional(Attributor):
                 f"{self.name}: the regions callable made {made} regions, and n_regions={self.n_regions}: pass "
                 f"n_regions={made}"
             )
+        return labels
+
+    def game(self, inputs: Tensor, target: Target) -> Game:
+        """The score of every image as a function of the regions that are kept."""
+        labels = self.label_maps(inputs)
         baseline = baselines.make(self.baseline, inputs, self.model, seed=getattr(self, "seed", 0), labels=labels)
         return Game(self.model, inputs, baseline, labels, target, output=self.output)
 

@@ -149,7 +149,7 @@ class SmoothMasks:
         return whole
 
     def _windows(self, seeds: Tensor) -> Windows:
-        """Processors look at cells with a seed that is not 0, as many at a time as their caches hold; others at all at once."""
+        """Processors look at cells with a seed that is not 0, as many at a time as their caches hold; others at all."""
         first = self.radius + self._before
         around = [c + 2 * self.radius - first - g for c, g in zip(self._cells, self.grid, strict=True)]
         beyond = (first, around[1], first, around[0])

@@ -1,0 +1,1 @@
+"""Searches for the few regions that decide."""

@@ -1,0 +1,209 @@
+"""Searches for an order of regions: each asks for the scores of sets of regions, and tells what it found.
+
+A search is a generator. It yields sets `(m, d)` bool, is sent what these are worth `(m,)` float64, and returns the order, a
+list of all d regions. What it asks for twice is evaluated once, by the game. Ties, and what float32 does not tell apart, go
+to the region with the lower number.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..randomness import uniforms
+
+Search: TypeAlias = Generator[Tensor, Tensor, list[int]]
+Extra: TypeAlias = Callable[[Tensor], Tensor]
+TIE = 1e-6  # of the largest value: below that two are equal
+Strategy = Literal["greedy", "bidirectional", "lazy", "stochastic"]
+
+__all__ = [
+    "Extra",
+    "Search",
+    "Strategy",
+    "bidirectional",
+    "bidirectional_sets",
+    "greedy",
+    "greedy_sets",
+    "lazy",
+    "nothing",
+    "stochastic",
+]
+
+
+def nothing(sets: Tensor) -> Tensor:
+    """What sets are worth besides what the network says: nothing, `(m,)`."""
+    return torch.zeros(len(sets), dtype=torch.float64)
+
+
+def _with(chosen: Sequence[int], candidates: Sequence[int], d: int) -> Tensor:
+    """What was chosen and one candidate more, for each of them, `(m, d)`."""
+    sets = torch.zeros(len(candidates), d, dtype=torch.bool)
+    sets[:, list(chosen)] = True
+    sets[range(len(candidates)), list(candidates)] = True
+    return sets
+
+
+def _first(values: Tensor) -> int:
+    """The place of the largest value; of several the first."""
+    return int((values >= values.max() - TIE * values.abs().max()).int().argmax())
+
+
+def _ranked(values: Tensor) -> list[int]:
+    """Places from the largest value to the smallest; equal ones in their order."""
+    steps = (values / (TIE * values.abs().max()).clamp_min(torch.finfo(values.dtype).tiny)).round()
+    found: list[int] = steps.argsort(descending=True, stable=True).tolist()
+    return found
+
+
+def greedy(d: int, *, extra: Extra = nothing, top: int | None = None) -> Search:
+    r"""The region that adds most comes next, again and again (Chen et al. 2024, algorithm 1).
+
+    .. math:: s_{k+1} = \arg\max_{c \notin S_k} F(S_k \cup \{c\})
+
+    It asks for d (d + 1) / 2 - 1 sets: the last region is the one that is left.
+
+    Args:
+        d: How many regions there are.
+        extra: What sets are worth besides.
+        top: How many are searched for; the rest comes in the order of the last comparison.
+    """
+    order: list[int] = []
+    rest = list(range(d))
+    while len(rest) > 1:
+        sets = _with(order, rest, d)
+        values = (yield sets) + extra(sets)
+        best = _first(values)
+        order.append(rest.pop(best))
+        if len(order) == top:
+            values = torch.cat([values[:best], values[best + 1 :]])
+            return order + [rest[i] for i in _ranked(values)]
+    return order + rest
+
+
+def greedy_sets(d: int, top: int | None = None) -> int:
+    """How many sets `greedy` asks for."""
+    steps = min(d - 1, d if top is None else top)
+    return steps * d - steps * (steps - 1) // 2
+
+
+def bidirectional(d: int, *, pending: int, extra: Extra = nothing) -> Search:
+    r"""Both ends at once: the most important regions and the least (Chen et al. 2025, LiMA).
+
+    Each step appends to S the region with the largest :math:`F(S \cup \{c\})`; of the `pending` regions with the smallest
+    it then appends to D the one with the smallest :math:`F(D \cup \{c\})`. No more regions join D once no more than
+    `pending` are left. The order is S, then D backwards. What is chosen for D is what makes the poorest image, not what
+    is missed least.
+
+    Args:
+        d: How many regions there are.
+        pending: Candidates for D that are looked at in each step; 0: none, and it is `greedy`.
+        extra: What sets are worth besides.
+    """
+    first: list[int] = []
+    last: list[int] = []
+    rest = list(range(d))
+    while len(rest) > 1:
+        sets = _with(first, rest, d)
+        values = yield sets
+        best = rest[_first(values + extra(sets))]
+        candidates: list[int] = []
+        if 0 < pending < len(rest):
+            estimates = -(values + extra(_with(last, rest, d)))
+            candidates = [rest[i] for i in _ranked(estimates)[:pending] if rest[i] != best]
+        first.append(best)
+        rest.remove(best)
+        if candidates:
+            candidates.sort()
+            sets = _with(last, candidates, d)
+            worst = candidates[_first(-((yield sets) + extra(sets)))]
+            last.append(worst)
+            rest.remove(worst)
+    return first + rest + last[::-1]
+
+
+def bidirectional_sets(d: int, pending: int) -> int:
+    """The most sets that `bidirectional` asks for; those of one region it asks for twice."""
+    left, sets = d, 0
+    while left > 1:
+        both = 0 < pending < left
+        sets += left + (pending if both else 0)
+        left -= 2 if both else 1
+    return sets
+
+
+def lazy(d: int, *, refresh: int, rounds: int = 1, extra: Extra = nothing, top: int | None = None) -> Search:
+    """Greedy with old gains as bounds (CELF, Leskovec et al. 2007): only what could still be the best is looked at again.
+
+    Where gains never grow, as submodular functions have it, the order is that of `greedy`. Those of networks do grow,
+    and what was small once may not be looked at again for long.
+
+    Args:
+        d: How many regions there are.
+        refresh: How many old gains are renewed at a time.
+        rounds: Steps at the beginning in which all are.
+        extra: What sets are worth besides.
+        top: How many are searched for; the rest comes in the order of their last gains.
+    """
+    none = torch.zeros(1, d, dtype=torch.bool)
+    now = float((yield none) + extra(none))
+    order: list[int] = []
+    heap = [
+        (-math.inf, c, -1) for c in range(d)
+    ]  # minus the gain, the region, how many were chosen when that was found
+    while len(heap) > 1 and len(order) != top:
+        number = len(order)
+        while heap[0][2] < number:
+            some = len(heap) if number < rounds else refresh
+            old: list[tuple[float, int, int]] = []
+            fresh: list[tuple[float, int, int]] = []
+            while heap and len(old) < some:
+                one = heapq.heappop(heap)
+                (old if one[2] < number else fresh).append(one)
+            for one in fresh:
+                heapq.heappush(heap, one)
+            candidates = sorted(c for _, c, _ in old)
+            sets = _with(order, candidates, d)
+            for c, value in zip(candidates, ((yield sets) + extra(sets)).tolist(), strict=True):
+                heapq.heappush(heap, (now - value, c, number))
+        gain, best, _ = heapq.heappop(heap)
+        now -= gain
+        order.append(best)
+    return order + [c for _, c, _ in sorted(heap)]
+
+
+def stochastic(d: int, *, epsilon: float, seed: int, extra: Extra = nothing, top: int | None = None) -> Search:
+    r"""Greedy among a few regions drawn anew in each step (Mirzasoleiman et al. 2015).
+
+    In each step it looks at :math:`\lceil d / k \cdot \ln(1 / \epsilon) \rceil` regions. Of a monotone submodular function
+    it keeps :math:`1 - 1/e - \epsilon` of the best k regions on average. It says nothing of an order of all regions, where
+    it looks at no more than three at a time.
+
+    Args:
+        d: How many regions there are.
+        epsilon: As above.
+        seed: Of the draws.
+        extra: What sets are worth besides.
+        top: k, how many are searched for; the rest comes in the order of the last gain that each had.
+    """
+    k = d if top is None else min(top, d)
+    number = math.ceil(d / k * math.log(1 / epsilon))
+    draws = uniforms(seed, k, d, stream=5)
+    none = torch.zeros(1, d, dtype=torch.bool)
+    now = float((yield none) + extra(none))
+    order: list[int] = []
+    rest = list(range(d))
+    gains = torch.full((d,), -math.inf, dtype=torch.float64)
+    while len(rest) > 1 and len(order) < k:
+        drawn = draws[len(order), rest].argsort(stable=True)[:number].sort().values
+        candidates = [rest[i] for i in drawn.tolist()]
+        sets = _with(order, candidates, d)
+        gains[candidates] = (yield sets) + extra(sets) - now
+        best = candidates[_first(gains[candidates])]
+        now += float(gains[best])
+        order.append(best)
+        rest.remove(best)
+    return order + [rest[i] for i in _ranked(gains[rest])]
