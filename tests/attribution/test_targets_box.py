@@ -43,6 +43,7 @@ def found(*detections, dtype=torch.float32):
         ((4, 4, 4, 4), 0),  # a point
         ((5, 6, 3, 4), 0),  # inside out
         ((8, 9, 0, 0), 0),
+        ((6, 2, 2, 8), 0),  # in one axis only, where its area would be minus that of the other
     ],
 )
 def test_an_overlap_is_the_one_counted_by_hand(other, iou):
@@ -100,6 +101,7 @@ def test_images_find_any_number_of_boxes_and_also_none():
 def test_scores_that_are_logits_are_not_cut_off_at_zero():
     below = [found(((0, 0, 4, 4), -2.0, 1), ((0, 0, 4, 4), -3.0, 1))]
     assert targets.box((0, 0, 4, 4), 1)(below).tolist() == [-2]
+    assert targets.box((0, 0, 4, 4), 1)([found(((0, 0, 4, 4), -2.0, 1), ((0, 0, 4, 4), 1.0, 2))]).tolist() == [-2]
 
 
 def test_half_precision_is_read_in_float32():
@@ -278,6 +280,8 @@ MAKE = r"pass Model\(adapter=...\) that makes"
         ([{**ONE, "scores": torch.zeros(2)}], "do not fit together"),
         ([{**ONE, "scores": torch.tensor(0.5), "labels": torch.tensor(1)}], "do not fit together"),
         ([{**ONE, "scores": torch.zeros(1, 1)}], "do not fit together"),
+        ([{"boxes": torch.zeros(4), "scores": torch.tensor(0.5), "labels": torch.tensor(1)}], "do not fit together"),
+        ([{key: value[None] for key, value in ONE.items()}], r"boxes of shape \(1, 1, 4\)"),  # a batch of one
     ],
 )
 def test_outputs_that_are_no_detections_are_named(outputs, said):
