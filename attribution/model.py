@@ -1287,6 +1287,8 @@ def _join(parts: list[Any]) -> Any:
         return {k: _join([p[k] for p in parts]) for k in first}
     if isinstance(first, list) and (not first or not isinstance(first[0], Tensor)):
         return [one for part in parts for one in part]  # one entry per image, as detectors give
+    if type(first) is tuple and first and all(isinstance(one, Mapping) for one in first):
+        return tuple(one for part in parts for one in part)  # the same
     if isinstance(first, list | tuple):
         return _like(first, [_join([p[i] for p in parts]) for i in range(len(first))])
     return first

@@ -5,9 +5,9 @@ callable `outputs -> (N,)`, or `None` for the class that the network itself name
 once and freezes it; from then on every method carries a `Target`, which also remembers the image each row belongs to.
 
 What is no single class has a callable ready: a regression's `value`, one `label` of many, several `classes` at once, the
-`contrast` of two, a `segment` of a dense output, the `similarity` of an embedding with a given one. They can be pickled,
-equal ones are equal, and they are checked against the outputs before anything runs. A callable says by itself what is
-read (`of="probability"`): the `output=` of methods and metrics does not act on it.
+`contrast` of two, a `segment` of a dense output, the `similarity` of an embedding with a given one, a `box` that a
+detector finds. They can be pickled, equal ones are equal, and they are checked against the outputs before anything runs. A
+callable says by itself what is read (`of="probability"`): the `output=` of methods and metrics does not act on it.
 
 One map for each of K classes is K rows, not a target: `attribute(images.repeat_interleave(K, 0), target=classes * N)` with a
 list of K classes gives image by image the K maps.
@@ -15,7 +15,7 @@ list of K classes gives image by image the K maps.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, cast, get_args
 
@@ -38,6 +38,7 @@ __all__ = [
     "Scalar",
     "Target",
     "TargetLike",
+    "box",
     "classes",
     "confidence",
     "contrast",
@@ -103,7 +104,7 @@ def resolve(target: TargetLike, count: int, shape: Sequence[int] | None) -> Targ
     if shape is None:
         raise ValueError(
             "the network's output is no tensor, so a class number means nothing: pass target=a callable that turns the "
-            "outputs into one score per image, or Model(adapter=...) that picks the tensor"
+            "outputs into one score per image (for a detector targets.box), or Model(adapter=...) that picks the tensor"
         )
     sizes = list(shape) or [1]
     index = _index(target, count, sizes)
@@ -688,3 +689,136 @@ def similarity(reference: Tensor, kind: Literal["cosine", "dot"] = "cosine") -> 
             "targets.similarity: a reference of zeros has no direction: use kind='dot', or another reference"
         )
     return Similarity(found, kind)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Box(Scalar):
+    """A box that a detector finds; see `box`."""
+
+    box: Tensor  # (4,) or (N, 4)
+    label: Tensor  # () or (N,)
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Boxes and labels that differ between images."""
+        own = {"box": self.box} if self.box.ndim == 2 else {}
+        return own | ({"label": self.label} if self.label.ndim else {})
+
+    def check(self, count: int, shape: Sequence[int] | None) -> None:
+        """Outputs that are no tensor; what they hold is seen when they are read."""
+        if shape is not None:
+            raise _no_detections(f"a tensor of shape (N, {', '.join(map(str, shape))})")
+        self.fit(count, ())
+
+    def __call__(self, outputs: Any) -> Tensor:
+        """One score per image, `(N,)`, in float32 for boxes and scores of half precision."""
+        if isinstance(outputs, Tensor):
+            raise _no_detections(f"a tensor of shape {tuple(outputs.shape)}")
+        if not isinstance(outputs, list | tuple):
+            raise _no_detections(f"a {type(outputs).__name__}")
+        if not outputs:
+            raise _no_detections("empty")
+        for found in outputs:
+            _check_detections(found)
+        self.fit(len(outputs), ())
+        return self.read(outputs)
+
+    def read(self, outputs: Any) -> Tensor:
+        """The best box of each image."""
+        boxes, labels = self.box.expand(len(outputs), 4), self.label.expand(len(outputs))
+        return torch.stack([_best(*each) for each in zip(outputs, boxes, labels, strict=True)])
+
+
+def box(box: Sequence[float] | Sequence[Sequence[float]] | Tensor, label: int | Sequence[int] | Tensor) -> Box:
+    """One detection of a detector: why does it see this object here?
+
+    The score is the largest IoU(box, found) * score(found) over the boxes that the detector finds with that label, and 0
+    where it finds none (Visual Precision Search, Chen et al., CVPR 2025, arXiv:2411.16198). It falls when the object is
+    found less surely, when its box moves away, and when it is called something else. A gradient follows the best
+    box alone, and there is none where none is found: methods that only ask for scores see more.
+
+    The network's outputs are what torchvision's detectors return in evaluation mode: a list with one dictionary per
+    image, `{"boxes": (K, 4), "scores": (K,), "labels": (K,)}`, boxes as x1, y1, x2, y2 in pixels, K any number, also 0.
+    `Model(adapter=...)` makes these of what other detectors return.
+
+    Args:
+        box: The box that is asked for, x1, y1, x2, y2 as the network's are, `(4,)`, or one for each image, `(N, 4)`. It is
+            held fixed: it gets no gradient.
+        label: Its label, as the network numbers them, or one for each image, `(N,)`.
+
+    Example:
+        >>> found = {
+        ...     "boxes": torch.tensor([[0.0, 0.0, 4.0, 2.0], [1.0, 0.0, 5.0, 2.0]]),
+        ...     "scores": torch.tensor([0.5, 0.75]),
+        ...     "labels": torch.tensor([3, 1]),
+        ... }
+        >>> box((0, 0, 4, 4), 3)([found]), box((0, 0, 4, 4), 7)([found])
+        (tensor([0.2500]), tensor([0.]))
+    """
+    found, labels = _corners(box), _column(label, "box")
+    if found.ndim == 2 and labels.ndim and len(found) != len(labels):
+        raise ValueError(
+            f"targets.box: there are {len(found)} boxes and {len(labels)} labels: give one of each for every image"
+        )
+    return Box(found, labels)
+
+
+def _corners(given: Any) -> Tensor:
+    """A box for all images `(4,)`, or one for each `(N, 4)`."""
+    try:
+        several = isinstance(given, list | tuple) and bool(given) and all(isinstance(one, Tensor) for one in given)
+        tensor = torch.stack(list(given)) if several else torch.as_tensor(given)
+        found = _shared(tensor.detach().cpu().to(torch.float64, copy=True), 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"targets.box: {given!r} is no box: give x1, y1, x2, y2 in pixels") from error
+    if found.ndim not in {1, 2} or found.shape[-1] != 4 or not found.numel():
+        raise ValueError(
+            f"targets.box: the box has shape {tuple(tensor.shape)}: give x1, y1, x2, y2, or one box for each image (N, 4)"
+        )
+    bad = ~(found.isfinite().all(-1) & (found[..., :2] < found[..., 2:]).all(-1))
+    if bool(bad.any()):
+        first = found if found.ndim == 1 else found[bad][0]
+        raise ValueError(
+            f"targets.box: {first.tolist()} is no box: give finite x1, y1, x2, y2 with x1 < x2 and y1 < y2; that of x, y, "
+            "width, height is (x, y, x + width, y + height)"
+        )
+    return found
+
+
+def _no_detections(got: str) -> ValueError:
+    return ValueError(
+        f"targets.box needs a detector that returns a list of dictionaries, one per image, and its outputs are {got}: "
+        'pass Model(adapter=...) that makes of them "boxes" (K, 4), "scores" (K,) and "labels" (K,) for each image'
+    )
+
+
+def _check_detections(found: Any) -> None:
+    """Raise a `ValueError` unless this is what a detector found in an image."""
+    if not isinstance(found, Mapping):
+        raise _no_detections(f"a list with a {type(found).__name__}")
+    tensors = [found.get(key) for key in ("boxes", "scores", "labels")]
+    if not all(isinstance(one, Tensor) for one in tensors):
+        raise ValueError(
+            'targets.box reads the tensors "boxes" (K, 4), "scores" (K,) and "labels" (K,) of each image, and one has '
+            f"{list(found)[:6]}: pass Model(adapter=...) that makes them"
+        )
+    shapes = [tuple(cast("Tensor", one).shape) for one in tensors]
+    number = shapes[1][:1]
+    if shapes != [(*number, 4), number, number] or not number:
+        raise ValueError(
+            f"targets.box: boxes of shape {shapes[0]}, scores {shapes[1]} and labels {shapes[2]} of one image do not fit "
+            "together: they must be (K, 4), (K,) and (K,); pass Model(adapter=...) that makes them so"
+        )
+
+
+def _best(found: Mapping[str, Tensor], box: Tensor, label: Tensor) -> Tensor:
+    """The largest overlap times score, `()`, of the boxes with that label in one image."""
+    boxes = found["boxes"]
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    box, label = box.to(boxes.device, boxes.dtype, non_blocking=True), label.to(boxes.device, non_blocking=True)
+    sides = torch.minimum(boxes[:, 2:], box[2:]) - torch.maximum(boxes[:, :2], box[:2])
+    both = sides.clamp_min(0).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1)
+    iou = both / (areas + (box[2:] - box[:2]).prod() - both)  # the given box has an area: never 0 / 0
+    each = (iou * found["scores"]).masked_fill(found["labels"] != label, -torch.inf)
+    best = each.amax() if len(each) else each.sum()
+    return best.masked_fill(best == -torch.inf, 0)
