@@ -46,8 +46,10 @@ DEEP = 0.8  # how much of the full colour lies over the image in grey
 CROWD = 80  # regions whose borders are thinner, that something is seen of the image
 BAR = 0.15  # inches: the height of a colour bar
 SPAN = (-1.5, 101.5)  # percent: the areas that the plot has room for
+WORDS = 0.7  # inches between the area of the highest score, which has words, and the others that are named
+RING = 0.09  # inches: half the width of the mark at the highest score
 CLEAR = 0.06  # inches between a name and the lines of the plot
-AFTER = 2  # pictures between the highest score and the whole image, where there is something to show before it
+AFTER = 2  # pictures between the highest score and the whole image, where it falls
 NEEDED = ("labels", "order", "consistency", "collaboration", "areas", "best_prefix")  # of the details
 PURPLE = "#8F3F7B"
 GREYS = np.array([0.299, 0.587, 0.114])
@@ -248,7 +250,8 @@ def _steps(alone: Pixels, best: int, most: int) -> list[int]:
     count = len(alone) - 1
     spare = most - 1 - (best < count)
     before, after = max(0, best - 1), max(0, count - best - 1)
-    after = min(after, max(min(AFTER, spare // 2), spare - before))
+    least = min(AFTER, spare // 2) if alone[-1] < alone[best] else 0
+    after = min(after, max(least, spare - before))
     ahead = _spaced(best, min(before, spare - after))
     return [*ahead, best, *_falling(alone, best, after), *([count] if best < count else [])]
 
@@ -375,8 +378,8 @@ def _name_curves(
 
     def inches(corners: Any) -> Pixels:
         """Points along a line, from the plot's upper left corner."""
-        points = _dense(np.asarray(corners, float).reshape(-1, 2))
-        return np.asarray((points - [SPAN[0], high]) * [wide / (SPAN[1] - SPAN[0]), -HEIGHT / (high - low)])
+        points = np.asarray(corners, float).reshape(-1, 2) - [SPAN[0], high]
+        return _dense(points * [wide / (SPAN[1] - SPAN[0]), -HEIGHT / (high - low)])
 
     percents, best = 100 * path.areas, path.best
     first = slice(best + 1 if best else None)  # in the colour of the name
@@ -387,12 +390,17 @@ def _name_curves(
     without = inches(_stairs(percents, path.without))
     lines = [inches([(SPAN[0], v), (SPAN[1], v)]) for v in flat]
     if not path.flat:
-        lines.append(inches([(percents[best], low), (percents[best], path.alone[best])]))
+        mark = (percents[best], path.alone[best])
+        turn = np.linspace(0, 2 * np.pi, 16)
+        lines.append(inches([(mark[0], low), mark]))
+        lines.append(inches([mark])[:1] + RING * np.stack([np.cos(turn), np.sin(turn)], 1))
     boxes: list[tuple[float, float, float, float]] = []
     for text, colour, own, others in (
         ("only the regions shown", BLUE if best else ORANGE, alone, [without, *([rest] if best else []), *lines]),
         ("without the regions shown", PURPLE, without, [alone, rest, *lines]),
     ):
+        if not len(own):  # infinite all along
+            continue
         size = (_style.extent(text, SMALL)[0] + 0.02, SPACE)
         x, top = _beside(size, own, others, boxes, (wide, HEIGHT))
         sheet.text(left + x, y + top, text, size[0] + 0.05, size=SMALL, colour=colour, lines=1, plate=True)
@@ -416,11 +424,12 @@ def _stairs(x: Pixels, values: Pixels) -> Pixels:
 
 
 def _dense(corners: Pixels) -> Pixels:
-    """Points along a line through corners."""
+    """Points along a line through corners in inches, `CLEAR` from one to the next or a little less."""
     if len(corners) < 2:
         return corners
-    parts = np.linspace(0, 1, 40)[:, None, None]
-    return np.asarray((corners[:-1] + parts * np.diff(corners, axis=0)).reshape(-1, 2))
+    along = np.concatenate([[0.0], np.hypot(*np.diff(corners, axis=0).T).cumsum()])
+    places = np.linspace(0, along[-1], int(along[-1] / CLEAR) + 2)
+    return np.stack([np.interp(places, along, corners[:, 0]), np.interp(places, along, corners[:, 1])], 1)
 
 
 def _beside(
@@ -482,11 +491,12 @@ def _curves(axes: Axes, path: _Path, limits: tuple[float, float], wide: float) -
     chosen: int | None = None
     if not path.flat:
         at = (percents[best], path.alone[best])
-        marks = np.unique([*marks, at[0]])
+        marks = np.array(sorted([at[0], *marks[np.abs(marks - at[0]) / (SPAN[1] - SPAN[0]) * wide > WORDS]]))
         chosen = int(np.abs(marks - at[0]).argmin())
         axes.plot([at[0], at[0]], [limits[0], at[1]], color=BLUE, linewidth=1.1, zorder=2)
-        ring: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": BLUE, "markeredgewidth": 2.4}
-        axes.plot(*at, marker="o", markersize=10, linestyle="", label="highest score", zorder=4, clip_on=False, **ring)
+        ring: dict[str, Any] = {"markersize": 144 * RING - 2.4, "markerfacecolor": "white", "markeredgecolor": BLUE}
+        ring |= {"marker": "o", "markeredgewidth": 2.4, "linestyle": "", "zorder": 4, "clip_on": False}
+        axes.plot(*at, label="highest score", **ring)
     axes.set_xlim(*SPAN)
     axes.set_ylim(*limits)
     ticks = _ticks(marks / (SPAN[1] - SPAN[0]) * wide, chosen)
@@ -494,7 +504,7 @@ def _curves(axes: Axes, path: _Path, limits: tuple[float, float], wide: float) -
         marks[ticks], [_percent(marks[k] / 100) + ("\nhighest score" if k == chosen else "") for k in ticks]
     )
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _minus(f"{v:.5g}")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _digits(v, 5)))
     axes.set_xlabel("area shown, in percent of the image; each dot is one more region", fontsize=SMALL)
     axes.set_ylabel(path.unit, fontsize=SMALL)
     axes.tick_params(labelsize=SMALL, labelfontfamily=FONT, color=GREY)
@@ -532,6 +542,9 @@ def _effects(sheet: Sheet, y: float, plain: Pixels, path: _Path) -> float:
             continue
         finite = values[some & np.isfinite(values)]
         most = max(0.0, finite.max(initial=0.0))
+        most = most and max(
+            most, np.ptp(path.alone[np.isfinite(path.alone)]) / path.count
+        )  # next to nothing has no colour
         strength = np.where(some, (values / (most or 1.0)).clip(0, 1), np.nan)
         sheet.axes((x, top, width, height), partial(_tinted, plain, path, strength, colour), way)
         bottoms.append(top + height)
@@ -543,7 +556,7 @@ def _effects(sheet: Sheet, y: float, plain: Pixels, path: _Path) -> float:
             sheet.text(x, at, "0", long, size=SMALL)
             sign = "+" if way == "up" else "\N{MINUS SIGN}"
             more = " or more" if np.isinf(values[some]).any() else ""
-            bottoms.append(sheet.right(x, at, f"{sign}{most:.2g}{more} {path.unit}", long, size=SMALL))
+            bottoms.append(sheet.right(x, at, f"{sign}{_digits(most, 2)}{more} {path.unit}", long, size=SMALL))
     return max(bottoms)
 
 
@@ -561,7 +574,7 @@ def _effect(path: _Path, way: str, values: Pixels) -> tuple[str, str]:
     head = f"{who} {'bring' if many > 1 else 'brings'} the {path.unit}\n{way} from {start} to {end}"
     if start == end:
         head = f"{who} {'leave' if many > 1 else 'leaves'} the {path.unit}\nat {end}"
-    none, did = int((values <= 0).sum()), "added" if way == "up" else "took away"
+    none, did = int((values <= 0).sum()), "added" if way == "up" else "took"
     note = f"Colour: what each region {did} when it came." if none < many else ""
     return head, f"{note} Grey: {none} that {did} nothing.".strip() if none else note
 
@@ -590,6 +603,18 @@ def _bar(colour: str, axes: Axes) -> None:
 
 def _regions(count: int) -> str:
     return f"{count} region{'' if count == 1 else 's'}"
+
+
+def _digits(number: float, many: int) -> str:
+    """So many digits of a number, and no power of ten unless it would have many zeros.
+
+    Example:
+        >>> _digits(0.000025, 5), _digits(1234.5, 2), _digits(3e9, 2)
+        ('0.000025', '1200', '3e+09')
+    """
+    if number and not 1e-7 <= abs(number) < 1e7:
+        return _minus(f"{number:.{many}g}")
+    return _minus(np.format_float_positional(number, many, unique=False, fractional=False, trim="-"))
 
 
 def _sentence(path: _Path) -> str:
