@@ -542,9 +542,8 @@ def _effects(sheet: Sheet, y: float, plain: Pixels, path: _Path) -> float:
             continue
         finite = values[some & np.isfinite(values)]
         most = max(0.0, finite.max(initial=0.0))
-        most = most and max(
-            most, np.ptp(path.alone[np.isfinite(path.alone)]) / path.count
-        )  # next to nothing has no colour
+        even = np.ptp(path.alone[np.isfinite(path.alone)]) / path.count  # full colour at least, so that noise has none
+        most = most and max(most, even)
         strength = np.where(some, (values / (most or 1.0)).clip(0, 1), np.nan)
         sheet.axes((x, top, width, height), partial(_tinted, plain, path, strength, colour), way)
         bottoms.append(top + height)
