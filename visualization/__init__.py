@@ -1,4 +1,4 @@
-"""Figures that can be read without a caption: maps, methods side by side, curves, areas, scales, ranks, costs.
+"""Figures that can be read without a caption: maps, methods side by side, curves, areas, regions, scales, ranks, costs.
 
 Every function but `report`, which writes a file, returns a matplotlib `Figure` and leaves pyplot and its settings alone;
 save it with `.savefig(...)`.
@@ -11,6 +11,9 @@ from .curves import curves
 from .heatmap import heatmap
 from .report import report
 from .side_by_side import side_by_side
+from .subset_path import subset_path
 from .wavelet import wavelet
 
-__all__ = ["area_sweep", "cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "wavelet"]
+__all__ = [
+    "area_sweep", "cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "subset_path", "wavelet",
+]  # fmt: skip

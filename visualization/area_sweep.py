@@ -247,26 +247,40 @@ def _plot(sheet: Sheet, y: float, sweep: _Sweep) -> float:
         partial(_curve, sweep=sweep, lines=[(v, c, d) for v, _, c, d in named], limits=(low, high), wide=wide),
         "curve",
     )
-    # names stand at their lines, or as near as others let them
+    _names(sheet, (left + wide, y), [(v, text, colour) for v, text, colour, _ in named], (low, high))
+    return y + HEIGHT + BELOW + (0 if sweep.minimal is None else SPACE)
+
+
+def _names(
+    sheet: Sheet, at: tuple[float, float], named: Sequence[tuple[float, str, str]], limits: tuple[float, float]
+) -> None:
+    """The names of horizontal lines at the right of a plot: at their lines, or as near as others let them.
+
+    Args:
+        sheet: Where.
+        at: The plot's upper right corner.
+        named: Values, names and colours.
+        limits: Of the plot's values.
+    """
+    (x, y), (low, high) = at, limits
     gap = 0.3
-    named.sort(key=lambda n: -n[0])
+    named = sorted(named, key=lambda n: -n[0])
     wanted = [(high - v) / (high - low) * HEIGHT for v, *_ in named]
-    texts = [_style.wrap(text, LINES - gap, SMALL, lines=3) for _, text, *_ in named]
+    texts = [_style.wrap(text, LINES - gap, SMALL, lines=3) for _, text, _ in named]
     sizes = [SPACE * (1 + text.count("\n")) + _style.LEADING for text in texts]
     tops = _spread([w - s / 2 for w, s in zip(wanted, sizes, strict=True)], sizes, HEIGHT)
-    for (_, _, colour, _), text, top in zip(named, texts, tops, strict=True):
-        sheet.text(left + wide + gap, y + top, text, LINES - gap + 0.05, size=SMALL, colour=colour, lines=3)
+    for (_, _, colour), text, top in zip(named, texts, tops, strict=True):
+        sheet.text(x + gap, y + top, text, LINES - gap + 0.05, size=SMALL, colour=colour, lines=3)
     middles = [t + s / 2 for t, s in zip(tops, sizes, strict=True)]
 
     def leaders(axes: Axes) -> None:
         axes.set_axis_off()
-        for (_, _, colour, _), start, end in zip(named, wanted, middles, strict=True):
+        for (_, _, colour), start, end in zip(named, wanted, middles, strict=True):
             axes.plot([0, 1], [start, end], color=colour, linewidth=0.8, clip_on=False)
         axes.set_xlim(0, 1)
         axes.set_ylim(HEIGHT, 0)
 
-    sheet.axes((left + wide, y, gap - 0.06, HEIGHT), leaders, "names")
-    return y + HEIGHT + BELOW + (0 if sweep.minimal is None else SPACE)
+    sheet.axes((x, y, gap - 0.06, HEIGHT), leaders, "names")
 
 
 def _spread(tops: list[float], sizes: list[float], most: float) -> list[float]:
