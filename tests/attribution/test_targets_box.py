@@ -376,11 +376,13 @@ METHODS = {
     "hsic": {"grid": 8, "designs": 256, "resize": "nearest"},
     "rise": {"masks": 500, "grid": 8},
     "wcam": {"levels": 2, "grid": 8, "designs": 8},
+    "submodular": {"regions": "grid", "n_regions": 16},
+    "lima": {"regions": "grid", "n_regions": 16},
 }
 
 
 def test_no_method_that_only_asks_for_scores_is_forgotten():
-    assert set(METHODS) == set(attribution.available("perturbation/*", needs=()))
+    assert set(METHODS) == {n for f in ("perturbation", "subset") for n in attribution.available(f"{f}/*", needs=())}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -399,6 +401,8 @@ def test_a_map_lies_on_the_object_that_is_asked_for(name):
             if name == "rise":  # an order with an offset, in wide soft cells
                 assert here.mean() > beside.mean() + 3 * beside.std()
                 assert there.mean() < beside.mean() + beside.std()
+            elif name in {"submodular", "lima"}:  # an order from 1 to 0, of whole regions
+                assert here.mean() > max(there.mean(), beside.mean())
             elif name == "hsic":  # an estimate from few designs
                 assert here.sum() > 0.6 * maps[i].clamp_min(0).sum()
                 assert here.mean() > 10 * there.mean()
