@@ -1,4 +1,4 @@
-"""The command `demo`: four photographs, nine methods, two metrics, one sweep over areas, and figures to look at."""
+"""The command `demo`: four photographs, ten methods, two metrics, and what is enough of one, as figures to look at."""
 
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from .run import Request, Session, save_figure, start, write_overlay
 from .run import heatmap as draw
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "rocket.jpg")  # scikit-image ships these in its wheel
-METHODS = (  # one of each family that an ordinary CNN has, and three that see only its outputs
+METHODS = (  # one of each family that an ordinary CNN has, and three more that see only its outputs
     "smoothgrad", "integrated_gradients", "xrai", "grad_cam", "layer_conductance", "lrp_epsilon_plus", "rise", "sobol",
-    "shap_bpt",
+    "shap_bpt", "lima",
 )  # fmt: skip
 METRICS = ("insertion", "deletion")
 BUDGET = 300  # forwards and backwards per image: a minute and a half on two cores, and sobol still has four designs
 
 SWEEP = (0.025, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)  # areas, of the first photograph
+PARTS = 30  # regions of the first photograph, at most
 DEARER = 8  # than a method of the comparison: eight masks, half a minute
 
 __all__ = ["demo"]
@@ -50,6 +51,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
             write_overlay(out / "overlays" / f"{stem}.overlay.png", found, pixels, photo)
             save_figure(draw(session, i, found), out / "overlays" / f"{stem}.png", photo)
     sweep(session, out, budget=DEARER * budget)
+    path(session, out)
     print(f"\n{summary_table(study)}\n\n{_closing(out)}")
 
 
@@ -61,6 +63,14 @@ def sweep(session: Session, out: Path, *, budget: int) -> None:
     photo = session.photos[0]
     figure = visualization.area_sweep(found, name=photo.name, classes={session.index(0): session.class_name(0)})
     save_figure(figure, out / "area_sweep.png")
+
+
+def path(session: Session, out: Path) -> None:
+    """Order the first photograph's regions, and draw how the score rises and falls with them."""
+    found = attribution.create("lima", session.model, n_regions=PARTS).explain(session.images[:1], session.index(0))
+    photo = session.photos[0]
+    figure = visualization.subset_path(found, name=photo.name, classes={session.index(0): session.class_name(0)})
+    save_figure(figure, out / "subset_path.png")
 
 
 def paths() -> list[Path]:
@@ -93,14 +103,16 @@ def explanation(study: metrics.Study, session: Session, method: str, image: int)
 def _closing(out: Path) -> str:
     return f"""\
 In {out} there is now
-  report.html    all of it in one file, to open in a browser and to send: tables with tests, figures, a gallery
-  compare.png    every photograph with the map of every method, its scores below
-  area_sweep.png how much of the first photograph is enough: extremal perturbations of eight areas
-  curves.png     how the class's probability rises and falls as pixels come and go in the order of each map
-  overlays/      each map by itself: PHOTOGRAPH-METHOD.png to read, PHOTOGRAPH-METHOD.overlay.png pixel for pixel
-  summary.csv    the table above; scores.csv and costs.csv have each image
-  study.toml     what was done: attriscope compare {out}/study.toml does it again, or goes on with it
-  study.json     with shards/: everything, for attriscope.metrics.Study.load("{out}")
+  report.html     all of it in one file, to open in a browser and to send: tables with tests, figures, a gallery
+  compare.png     every photograph with the map of every method, its scores below
+  area_sweep.png  how much of the first photograph is enough: extremal perturbations of eight areas
+  subset_path.png which of its regions are enough, one by one: lima
+  curves.png      how the class's probability rises and falls as pixels come and go in the order of each map
+  overlays/       each map by itself: PHOTOGRAPH-METHOD.png to read, PHOTOGRAPH-METHOD.overlay.png pixel for pixel
+  summary.csv     the table above; scores.csv and costs.csv have each image
+  study.toml      what was done: attriscope compare {out}/study.toml does it again, or goes on with it
+  study.json      with shards/: everything, for attriscope.metrics.Study.load("{out}")
+
 
 Red speaks for the class that was named, blue against it. The budget is small: rise is still noisy.
 Try next:

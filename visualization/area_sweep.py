@@ -15,19 +15,28 @@ from torch.nn import functional
 
 from . import _style
 from ._pixels import Photographs
+from ._steps import (
+    AXIS,
+    BELOW,
+    BLUE,
+    CURE,
+    GAP,
+    HEIGHT,
+    LEAST,
+    LINES,
+    ORANGE,
+    PALE,
+    PLOT,
+    SHARP,
+    SPACE,
+    line_names,
+    percent,
+    picture_size,
+    typeset,
+    with_names,
+    with_room,
+)  # fmt: skip
 from ._style import FONT, GREY, MARGIN, SMALL, TITLE, Pixels, Sheet
-
-WIDE, GAP = 11.0, 0.2  # inches: all pictures at most, between two
-CELL, HIGHEST, LEAST = 2.2, 2.6, 1.25  # inches: a picture's greatest width and height, and its least room
-ACROSS = 7  # pictures in a row
-PLOT, HEIGHT = 7.0, 2.7  # inches: with all that belongs to it at least, and without
-AXIS, BELOW, LINES = 0.95, 0.62, 2.0  # inches beside and below the plot for numbers, and for its lines' names
-APART = 0.5  # inches between the areas that are named below the plot
-PALE = 0.8  # how much white there is over what is hidden
-BLUE, ORANGE = "#0072B2", "#C04A00"
-SPACE = SMALL * _style.SPACING / 72  # inches from line to line
-SHARP = 1200  # pixels along the longer side of a photograph
-CURE = "found.inputs = images"
 
 __all__ = ["area_sweep"]
 
@@ -81,7 +90,7 @@ class _Sweep:
         values = np.array([v for v in (*self.scores, *self.ends) if np.isfinite(v)])
         spread, most = (np.ptp(values), np.abs(values).max()) if len(values) else (0.0, 0.0)
         more = int(np.log10(most / spread)) if 0 < spread < most else 0
-        return _minus(f"{score:#.{3 + min(more, 4)}g}".rstrip("."))
+        return typeset(f"{score:#.{3 + min(more, 4)}g}".rstrip("."))
 
 
 def area_sweep(
@@ -135,7 +144,7 @@ def area_sweep(
     sweep = _read(found, image, plain.shape[:2])
 
     with _style.style():
-        width, height, across = _cells(plain, len(sweep.areas) + 1)
+        width, height, across = picture_size(plain, len(sweep.areas) + 1)
         step = max(width, LEAST) + GAP
         sheet = Sheet(2 * MARGIN + max(PLOT, across * step - GAP))
         wide = sheet.width - 2 * MARGIN
@@ -153,7 +162,7 @@ def area_sweep(
                 if k is None:
                     sheet.picture((x, top, width, height), plain, "image")
                 else:
-                    sheet.axes((x, top, width, height), _masked(plain, sweep, k), _percent(sweep.areas[k]))
+                    sheet.axes((x, top, width, height), _masked(plain, sweep, k), percent(sweep.areas[k]))
             y = top + height + 0.06
             if sweep.minimal is not None and sweep.minimal in row:
                 x = lefts[row.index(sweep.minimal)]
@@ -194,13 +203,6 @@ def _read(found: Explanation, image: int, size: tuple[int, ...]) -> _Sweep:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def _cells(plain: Pixels, count: int) -> tuple[float, float, int]:
-    """A picture's width and height, and how many stand in a row: rows are of about the same length."""
-    across = -(-count // -(-count // ACROSS))
-    width, height = _style.fit(plain, min(CELL, (WIDE + GAP) / across - GAP), HIGHEST)
-    return width, height, across
-
-
 def _over_picture(sheet: Sheet, at: tuple[float, float], sweep: _Sweep, k: int | None, wide: float) -> float:
     """What stands above a picture; where it ends."""
     x, y = at
@@ -208,7 +210,7 @@ def _over_picture(sheet: Sheet, at: tuple[float, float], sweep: _Sweep, k: int |
         y = sheet.text(x, y, "the image", wide, bold=True, lines=1)
         return sheet.text(x, y, f"{sweep.unit.split(' over ')[0]} {sweep.number(sweep.whole)}", wide, size=SMALL)
     colour = ORANGE if k == sweep.minimal else "black"
-    y = sheet.text(x, y, f"{_percent(sweep.areas[k])} {sweep.verb}", wide, bold=True, colour=colour, lines=1)
+    y = sheet.text(x, y, f"{percent(sweep.areas[k])} {sweep.verb}", wide, bold=True, colour=colour, lines=1)
     return sheet.text(x, y, f"{sweep.short} {sweep.number(sweep.scores[k])}", wide, size=SMALL, colour=colour)
 
 
@@ -241,58 +243,14 @@ def _plot(sheet: Sheet, y: float, sweep: _Sweep) -> float:
     named = [
         (v, f"{what}: {sweep.number(v)}", colour, dashes) for v, what, colour, dashes in _lines(sweep) if np.isfinite(v)
     ]  # a log probability may be infinite
-    low, high = _limits([*sweep.scores, *(v for v, *_ in named)])
+    low, high = with_room([*sweep.scores, *(v for v, *_ in named)])
     sheet.axes(
         (left, y, wide, HEIGHT),
         partial(_curve, sweep=sweep, lines=[(v, c, d) for v, _, c, d in named], limits=(low, high), wide=wide),
         "curve",
     )
-    _names(sheet, (left + wide, y), [(v, text, colour) for v, text, colour, _ in named], (low, high))
+    line_names(sheet, (left + wide, y), [(v, text, colour) for v, text, colour, _ in named], (low, high))
     return y + HEIGHT + BELOW + (0 if sweep.minimal is None else SPACE)
-
-
-def _names(
-    sheet: Sheet, at: tuple[float, float], named: Sequence[tuple[float, str, str]], limits: tuple[float, float]
-) -> None:
-    """The names of horizontal lines at the right of a plot: at their lines, or as near as others let them.
-
-    Args:
-        sheet: Where.
-        at: The plot's upper right corner.
-        named: Values, names and colours.
-        limits: Of the plot's values.
-    """
-    (x, y), (low, high) = at, limits
-    gap = 0.3
-    named = sorted(named, key=lambda n: -n[0])
-    wanted = [(high - v) / (high - low) * HEIGHT for v, *_ in named]
-    texts = [_style.wrap(text, LINES - gap, SMALL, lines=3) for _, text, _ in named]
-    sizes = [SPACE * (1 + text.count("\n")) + _style.LEADING for text in texts]
-    tops = _spread([w - s / 2 for w, s in zip(wanted, sizes, strict=True)], sizes, HEIGHT)
-    for (_, _, colour), text, top in zip(named, texts, tops, strict=True):
-        sheet.text(x + gap, y + top, text, LINES - gap + 0.05, size=SMALL, colour=colour, lines=3)
-    middles = [t + s / 2 for t, s in zip(tops, sizes, strict=True)]
-
-    def leaders(axes: Axes) -> None:
-        axes.set_axis_off()
-        for (_, _, colour), start, end in zip(named, wanted, middles, strict=True):
-            axes.plot([0, 1], [start, end], color=colour, linewidth=0.8, clip_on=False)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(HEIGHT, 0)
-
-    sheet.axes((x, y, gap - 0.06, HEIGHT), leaders, "names")
-
-
-def _spread(tops: list[float], sizes: list[float], most: float) -> list[float]:
-    """Tops, from above downwards, moved until nothing overlaps and nothing is below `most`, as far as there is room."""
-    moved = list(tops)
-    for k in range(1, len(moved)):
-        moved[k] = max(moved[k], moved[k - 1] + sizes[k - 1])
-    limit = most
-    for k in reversed(range(len(moved))):
-        moved[k] = min(moved[k], limit - sizes[k])
-        limit = moved[k]
-    return moved
 
 
 def _lines(sweep: _Sweep) -> list[tuple[float, str, str, Any]]:
@@ -305,13 +263,6 @@ def _lines(sweep: _Sweep) -> list[tuple[float, str, str, Any]]:
     if sweep.enough is not None:
         found.append((sweep.enough, f"enough {'below' if delete else 'above'} the threshold", ORANGE, (0, (1.5, 1.5))))
     return found
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """A range with some room around all that is finite."""
-    finite = [float(v) for v in values if np.isfinite(v)] or [0.0]
-    room = 0.08 * (max(finite) - min(finite)) or 0.1 * abs(finite[0]) or 1.0
-    return min(finite) - room, max(finite) + room
 
 
 def _curve(
@@ -331,12 +282,12 @@ def _curve(
     reach = max(percents[-1] / percents[0], 1.5) ** 0.06
     axes.set_xlim(percents[0] / reach, percents[-1] * reach)
     axes.set_ylim(*limits)
-    ticks = _ticks(np.log(percents) / np.log(percents[-1] / percents[0] * reach**2) * wide, sweep.minimal)
-    texts = [_percent(sweep.areas[k]) + ("\nminimal area" if k == sweep.minimal else "") for k in ticks]
+    ticks = with_names(np.log(percents) / np.log(percents[-1] / percents[0] * reach**2) * wide, sweep.minimal)
+    texts = [percent(sweep.areas[k]) + ("\nminimal area" if k == sweep.minimal else "") for k in ticks]
     axes.set_xticks(percents[ticks], texts)
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _minus(f"{v:.5g}")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: typeset(f"{v:.5g}")))
     axes.set_xlabel(f"area of the mask, in percent of {sweep.of}, logarithmic", fontsize=SMALL)
     axes.set_ylabel(_style.wrap(sweep.measure, HEIGHT, SMALL, lines=3), fontsize=SMALL)
     axes.tick_params(labelsize=SMALL, labelfontfamily=FONT, color=GREY)
@@ -348,26 +299,7 @@ def _curve(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _ticks(places: Pixels, first: int | None) -> list[int]:
-    """The areas, at so many inches, that have room for their names; one of them for certain."""
-    chosen = [] if first is None else [first]
-    for k, place in enumerate(places):
-        if all(abs(place - places[other]) >= APART for other in chosen):
-            chosen.append(k)
-    return sorted(chosen)
-
-
 # -- words -------------------------------------------------------------------------------------------------------------
-
-
-def _percent(area: float) -> str:
-    """An area by its name."""
-    return f"{100 * area:.3g}%"
-
-
-def _minus(number: str) -> str:
-    """A number as it is typeset."""
-    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def _sentence(sweep: _Sweep) -> str:
@@ -387,7 +319,7 @@ def _sentence(sweep: _Sweep) -> str:
     }[sweep.variant]
     if sweep.minimal is None:
         return f"No minimal area: no mask of these {does}. Try larger areas, or more steps."
-    return f"Minimal area: {_percent(sweep.areas[sweep.minimal])}, the smallest mask here that {does}."
+    return f"Minimal area: {percent(sweep.areas[sweep.minimal])}, the smallest mask here that {does}."
 
 
 def _reading(found: Explanation) -> str:
@@ -408,5 +340,5 @@ def _facts(found: Explanation, image: int, classes: Sequence[str] | Mapping[int,
     cost = _style.cost(float(found.forwards[image]), float(found.backwards[image]))
     said = ("variant", "perturbation", "reward", "threshold")
     options = ", ".join(f"{k} {_style.short(found.params[k])}" for k in said)
-    score = _minus(f"{float(found.scores[image]):.3g}")
+    score = typeset(f"{float(found.scores[image]):.3g}")
     return f"explained: {what}, {found.output.replace('_', ' ')} {score}; {options}; {cost}"

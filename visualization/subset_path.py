@@ -17,9 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from . import _style
 from ._pixels import Photographs
-from ._style import FONT, GREY, MARGIN, SMALL, TITLE, Pixels, Sheet
-from ._words import BASELINES
-from .area_sweep import (
+from ._steps import (
     AXIS,
     BELOW,
     BLUE,
@@ -33,13 +31,15 @@ from .area_sweep import (
     PLOT,
     SHARP,
     SPACE,
-    _cells,
-    _limits,
-    _minus,
-    _names,
-    _percent,
-    _ticks,
+    line_names,
+    percent,
+    picture_size,
+    typeset,
+    with_names,
+    with_room,
 )  # fmt: skip
+from ._style import FONT, GREY, MARGIN, SMALL, TITLE, Pixels, Sheet
+from ._words import BASELINES
 
 EFFECT, TALLEST = 3.4, 3.2  # inches: the greatest width and height of a picture of what regions add or take
 DEEP = 0.8  # how much of the full colour lies over the image in grey
@@ -101,14 +101,14 @@ class _Path:
     def number(self, score: float) -> str:
         """A score with three digits of the range that all scores have, so that they can be compared."""
         if not np.isfinite(score):
-            return _minus(f"{score}".replace("inf", "\N{INFINITY}"))
+            return typeset(f"{score}".replace("inf", "\N{INFINITY}"))
         values = self.finite
         scale = (0.0 if self.flat else float(np.ptp(values))) or float(np.abs(values).max(initial=0.0)) or 1.0
         decimals = max(0, 2 - int(np.floor(np.log10(scale))))
         text = f"{score:.{decimals}f}" if decimals <= 7 else f"{score:.3g}"
         if float(text) == 0 and score > 0 and self.unit == "probability":
             return f"<{text[:-1]}1"
-        return text.lstrip("-") if float(text) == 0 else _minus(text)
+        return text.lstrip("-") if float(text) == 0 else typeset(text)
 
 
 def subset_path(
@@ -164,7 +164,7 @@ def subset_path(
 
     with _style.style():
         shown = _steps(path.alone, path.best, steps)
-        width, height, across = _cells(plain, len(shown) + 1)
+        width, height, across = picture_size(plain, len(shown) + 1)
         step = max(width, LEAST) + GAP
         sheet = Sheet(2 * MARGIN + max(PLOT, across * step - GAP))
         wide = sheet.width - 2 * MARGIN
@@ -290,7 +290,7 @@ def _over_picture(sheet: Sheet, at: tuple[float, float], path: _Path, k: int | N
         return sheet.text(x, y, f"in {_regions(path.count)}", wide, size=SMALL)
     head = f"all {_regions(k)}" if k == path.count > 1 else _regions(k)
     y = sheet.text(x, y, head, wide, bold=True, colour=colour, lines=1)
-    y = sheet.text(x, y, f"{_percent(path.areas[k])} of the image", wide, size=SMALL, colour=colour)
+    y = sheet.text(x, y, f"{percent(path.areas[k])} of the image", wide, size=SMALL, colour=colour)
     return sheet.text(x, y, f"{path.unit} {path.number(path.alone[k])}", wide, size=SMALL, colour=colour)
 
 
@@ -356,7 +356,7 @@ def _plot(sheet: Sheet, y: float, path: _Path) -> float:
     sheet.axes((left, y, wide, HEIGHT), partial(_curves, path=path, limits=limits, wide=wide), "curve")
     ends = [(path.alone[-1], "whole image", "black"), (path.alone[0], "nothing shown", GREY)]
     named = [(float(v), f"{what}: {path.number(v)}", colour) for v, what, colour in ends if np.isfinite(v)]
-    _names(sheet, (left + wide, y), named, limits)
+    line_names(sheet, (left + wide, y), named, limits)
 
     _name_curves(sheet, (left, y, wide), path, [v for v, *_ in named], limits)
     return y + HEIGHT + BELOW + (0 if path.flat else SPACE)
@@ -409,7 +409,7 @@ def _name_curves(
 
 def _range(path: _Path) -> tuple[float, float]:
     """From the least to the most that is plotted; a probability from 0."""
-    low, high = _limits([float(v) for v in path.finite])
+    low, high = with_room([float(v) for v in path.finite])
     if path.unit == "probability":
         most = max((float(v) for v in path.finite), default=0.0)
         high = 1.0 if most >= 0.5 or most <= 0 else 1.08 * most
@@ -499,10 +499,8 @@ def _curves(axes: Axes, path: _Path, limits: tuple[float, float], wide: float) -
         axes.plot(*at, label="highest score", **ring)
     axes.set_xlim(*SPAN)
     axes.set_ylim(*limits)
-    ticks = _ticks(marks / (SPAN[1] - SPAN[0]) * wide, chosen)
-    axes.set_xticks(
-        marks[ticks], [_percent(marks[k] / 100) + ("\nhighest score" if k == chosen else "") for k in ticks]
-    )
+    ticks = with_names(marks / (SPAN[1] - SPAN[0]) * wide, chosen)
+    axes.set_xticks(marks[ticks], [percent(marks[k] / 100) + ("\nhighest score" if k == chosen else "") for k in ticks])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _digits(v, 5)))
     axes.set_xlabel("area shown, in percent of the image; each dot is one more region", fontsize=SMALL)
@@ -612,8 +610,8 @@ def _digits(number: float, many: int) -> str:
         ('0.000025', '1200', '3e+09')
     """
     if number and not 1e-7 <= abs(number) < 1e7:
-        return _minus(f"{number:.{many}g}")
-    return _minus(np.format_float_positional(number, many, unique=False, fractional=False, trim="-"))
+        return typeset(f"{number:.{many}g}")
+    return typeset(np.format_float_positional(number, many, unique=False, fractional=False, trim="-"))
 
 
 def _sentence(path: _Path) -> str:
@@ -622,7 +620,7 @@ def _sentence(path: _Path) -> str:
     if path.flat:
         return f"The {path.unit} is {best} however many regions are shown: nothing brings it up or down."
     which = (
-        f"with {path.best} of {_regions(path.count)}, {_percent(path.areas[path.best])} of the image"
+        f"with {path.best} of {_regions(path.count)}, {percent(path.areas[path.best])} of the image"
         if 0 < path.best < path.count
         else "of the whole image" if path.best else "with nothing shown"
     )  # fmt: skip
@@ -641,7 +639,7 @@ def _reading(found: Explanation) -> str:
 def _facts(found: Explanation, image: int, classes: Sequence[str] | Mapping[int, str] | None) -> str:
     what = _style.explained(found, image, classes)
     cost = _style.cost(float(found.forwards[image]), float(found.backwards[image]))
-    score = _minus(f"{float(found.scores[image]):.3g}")
+    score = typeset(f"{float(found.scores[image]):.3g}")
     options = [
         f"{k} {_style.short(found.params[k])}" for k in ("regions", "n_regions", "baseline") if k in found.params
     ]

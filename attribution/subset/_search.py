@@ -13,10 +13,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .. import designs
+from ..games import ends
 from ..randomness import uniforms
 
 Search: TypeAlias = Generator[Tensor, Tensor, list[int]]
 Extra: TypeAlias = Callable[[Tensor], Tensor]
+REACH, RIDGE = 0.25, 0.05  # of the guided search: of all regions; of the mean variance of a region's presence
 TIE = 1e-6  # of the largest value: below that two are equal
 Strategy = Literal["greedy", "bidirectional", "lazy", "stochastic"]
 
@@ -28,6 +31,7 @@ __all__ = [
     "bidirectional_sets",
     "greedy",
     "greedy_sets",
+    "guided",
     "lazy",
     "nothing",
     "stochastic",
@@ -207,3 +211,53 @@ def stochastic(d: int, *, epsilon: float, seed: int, extra: Extra = nothing, top
         order.append(best)
         rest.remove(best)
     return order + [rest[i] for i in _ranked(gains[rest])]
+
+
+def guided(
+    d: int, *, samples: int, candidates: int, seed: int, extra: Extra = nothing, top: int | None = None
+) -> Search:
+    r"""Greedy among the few regions that a linear model, fitted to what was seen so far, finds best.
+
+    First it looks at random sets with their complements, of all sizes. Then in each step a ridge regression on all that was
+    seen, weighted by how near each set is to the regions chosen so far, ranks those that are left; the best few are
+    looked at, and the best of these is next. What they are worth is part of what the next step's model is fitted to.
+
+    .. math:: \min_\beta \sum_T e^{-|T \triangle S| / \tau} \bigl(F(T) - \beta_0 - \beta^\top 1_T\bigr)^2 + \|\beta\|^2 \rho
+
+    Args:
+        d: How many regions there are.
+        samples: Random sets.
+        candidates: Regions that are looked at in each step.
+        seed: Of the sets.
+        extra: What sets are worth besides.
+        top: How many are searched for; the rest comes in the order of the last model.
+    """
+    half = designs.uniform_sizes(seed, max(samples // 2, 1), d)
+    sets = torch.cat([ends(d), half, ~half])
+    values = (yield sets) + extra(sets)
+    order: list[int] = []
+    rest = list(range(d))
+    while len(rest) > 1 and len(order) != top:
+        gains = _fit(sets, values, order)[rest]
+        tried = sorted(rest[i] for i in _ranked(gains)[:candidates])
+        new = _with(order, tried, d)
+        found = (yield new) + extra(new)
+        sets, values = torch.cat([sets, new]), torch.cat([values, found])
+        best = tried[_first(found)]
+        order.append(best)
+        rest.remove(best)
+    return order + [rest[i] for i in _ranked(_fit(sets, values, order)[rest])]
+
+
+def _fit(sets: Tensor, values: Tensor, order: Sequence[int]) -> Tensor:
+    """What each region adds near the set of those chosen, `(d,)`."""
+    x = sets.double()
+    now = torch.zeros(x.shape[1], dtype=torch.float64)
+    now[list(order)] = 1
+    weight = (-(x - now).abs().sum(1) / (REACH * x.shape[1])).exp()
+    weight = weight / weight.sum()
+    x, y = x - weight @ x, values - weight @ values
+    weighted = x * weight[:, None]
+    ridge = RIDGE * weighted.mul(x).sum() / x.shape[1]
+    found: Tensor = torch.linalg.solve(weighted.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype), weighted.T @ y)
+    return found

@@ -14,6 +14,7 @@ from ._subset import Preset, Subset
     granularity="region",
     signed=False,
     at_most=True,
+    samples="n_regions",
     kinds=("image", "table", "tokens"),
     small={"regions": "grid", "n_regions": 16},
     paper="Chen et al. 2025, arXiv:2504.00470",

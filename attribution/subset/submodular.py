@@ -25,6 +25,7 @@ from ._subset import Subset
     granularity="region",
     signed=False,
     at_most=True,
+    samples="n_regions",
     kinds=("image", "table", "tokens"),
     small={"regions": "grid", "n_regions": 16},
     paper="Chen et al. 2024, arXiv:2402.09164; weights 1/1: Chen et al. 2025, arXiv:2411.16198",

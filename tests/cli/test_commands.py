@@ -325,7 +325,8 @@ def test_demo_with_a_tiny_model(run, nets, tmp_path, monkeypatch):
     code, text, err = run("demo", "--out", out)
     assert code == 0, err
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
-    assert {"area_sweep.png", "compare.png", "curves.png", "report.html", "summary.csv", "study.json", "study.toml"} <= files
+    figures = {"area_sweep.png", "compare.png", "curves.png", "subset_path.png"}
+    assert figures | {"report.html", "summary.csv", "study.json", "study.toml"} <= files
     for name in ("camera", "rocket"):
         assert name in text
         for method in demo.METHODS:

@@ -6,7 +6,7 @@ import torch
 from attriscope import attribution
 from attriscope.attribution import Explanation, Model
 from attriscope.visualization import area_sweep
-from attriscope.visualization.area_sweep import ORANGE, _spread, _ticks
+from attriscope.visualization._steps import ORANGE, spread, with_names
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from torch import nn
@@ -311,15 +311,15 @@ def test_a_score_of_the_callers_own_and_what_was_saved(kept, words, check_layout
 
 
 def test_names_are_moved_no_further_than_they_must():
-    assert _spread([0.0, 1.0], [0.3, 0.3], 3.0) == [0.0, 1.0]
-    np.testing.assert_allclose(_spread([1.0, 1.1, 2.9], [0.3, 0.3, 0.3], 3.0), [1.0, 1.3, 2.7])
-    np.testing.assert_allclose(_spread([2.8, 2.8, 2.8], [0.3, 0.6, 0.3], 3.0), [1.8, 2.1, 2.7])
+    assert spread([0.0, 1.0], [0.3, 0.3], 3.0) == [0.0, 1.0]
+    np.testing.assert_allclose(spread([1.0, 1.1, 2.9], [0.3, 0.3, 0.3], 3.0), [1.0, 1.3, 2.7])
+    np.testing.assert_allclose(spread([2.8, 2.8, 2.8], [0.3, 0.6, 0.3], 3.0), [1.8, 2.1, 2.7])
 
 
 def test_areas_without_room_are_not_named_but_the_minimal_one_is():
     places = np.array([0.0, 0.2, 0.6, 0.7, 2.0])
-    assert _ticks(places, None) == [0, 2, 4]
-    assert _ticks(places, 3) == [0, 3, 4]
+    assert with_names(places, None) == [0, 2, 4]
+    assert with_names(places, 3) == [0, 3, 4]
 
 
 def test_only_masks_of_places_can_be_drawn():
