@@ -21,7 +21,7 @@ Search: TypeAlias = Generator[Tensor, Tensor, list[int]]
 Extra: TypeAlias = Callable[[Tensor], Tensor]
 REACH, RIDGE = 0.25, 0.05  # of the guided search: of all regions; of the mean variance of a region's presence
 TIE = 1e-6  # of the largest value: below that two are equal
-Strategy = Literal["greedy", "bidirectional", "lazy", "stochastic"]
+Strategy = Literal["greedy", "bidirectional", "guided", "lazy", "stochastic"]
 
 __all__ = [
     "Extra",
@@ -32,6 +32,7 @@ __all__ = [
     "greedy",
     "greedy_sets",
     "guided",
+    "guided_sets",
     "lazy",
     "nothing",
     "stochastic",
@@ -218,15 +219,18 @@ def guided(
 ) -> Search:
     r"""Greedy among the few regions that a linear model, fitted to what was seen so far, finds best.
 
-    First it looks at random sets with their complements, of all sizes. Then in each step a ridge regression on all that was
-    seen, weighted by how near each set is to the regions chosen so far, ranks those that are left; the best few are
-    looked at, and the best of these is next. What they are worth is part of what the next step's model is fitted to.
+    First it looks at random sets of all sizes. Then in each step a ridge regression on all that was seen, weighted by how
+    near each set is to the regions chosen so far, ranks those that are left; the best few are looked at, and the best of
+    these is next. What they are worth is part of what the next step's model is fitted to.
 
-    .. math:: \min_\beta \sum_T e^{-|T \triangle S| / \tau} \bigl(F(T) - \beta_0 - \beta^\top 1_T\bigr)^2 + \|\beta\|^2 \rho
+    .. math:: \min_\beta \sum_T e^{-|T \triangle S| / \tau} \bigl(F(T) - \beta_0 - \beta^\top 1_T\bigr)^2 + \rho \|\beta\|^2
+
+    It asks for every set together with its complement: where both consistency and collaboration count, one costs what
+    both do.
 
     Args:
         d: How many regions there are.
-        samples: Random sets.
+        samples: Random sets, complements among them.
         candidates: Regions that are looked at in each step.
         seed: Of the sets.
         extra: What sets are worth besides.
@@ -241,12 +245,19 @@ def guided(
         gains = _fit(sets, values, order)[rest]
         tried = sorted(rest[i] for i in _ranked(gains)[:candidates])
         new = _with(order, tried, d)
+        new = torch.cat([new, ~new])
         found = (yield new) + extra(new)
         sets, values = torch.cat([sets, new]), torch.cat([values, found])
-        best = tried[_first(found)]
+        best = tried[_first(found[: len(tried)])]
         order.append(best)
         rest.remove(best)
     return order + [rest[i] for i in _ranked(_fit(sets, values, order)[rest])]
+
+
+def guided_sets(d: int, samples: int, candidates: int, top: int | None = None) -> int:
+    """The most sets that `guided` asks for, a set and its complement as one where both are looked at anyway."""
+    steps = min(d - 1, d if top is None else top)
+    return max(samples // 2, 1) + sum(min(candidates, d - k) for k in range(steps))
 
 
 def _fit(sets: Tensor, values: Tensor, order: Sequence[int]) -> Tensor:

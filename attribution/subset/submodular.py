@@ -12,10 +12,12 @@ from ._search import (
     bidirectional_sets,
     greedy,
     greedy_sets,
+    guided,
+    guided_sets,
     lazy,
     stochastic,
 )
-from ._subset import Subset
+from ._subset import Subset, weigh
 
 
 @register(
@@ -45,14 +47,17 @@ class Submodular(Subset):
     Args:
         search: "greedy": every region that is left, in every step. "bidirectional": both ends, as `lima`. "lazy": only
             regions whose last gain could still make them the best; on networks gains grow, so that this is a heuristic.
-            "stochastic": a few, drawn anew in each step; for `top` far below the number of regions.
+            "guided": only the few that a linear model of all that was seen so far finds best; ours. "stochastic": a
+            few, drawn anew in each step; for `top` far below the number of regions.
         top: How many regions are searched for; the rest comes in the order of what is known of them. `None`: all. Not of
             the bidirectional search.
         pending: Of the bidirectional search, as in `lima`.
+        samples: Of the guided search: random sets that the model is fitted to at first.
+        candidates: Of the guided search: regions that are looked at in each step.
         refresh: Of the lazy search: how many gains are renewed at a time.
         rounds: Of the lazy search: how many steps renew all.
         epsilon: Of the stochastic search: what part of the best it may miss on average, on submodular functions.
-        seed: Of the stochastic search and of the "noise" baseline.
+        seed: Of the guided and the stochastic search, and of the "noise" baseline.
 
     Returns:
         As `lima`.
@@ -70,6 +75,8 @@ class Submodular(Subset):
     search: Strategy = "greedy"
     top: Count | None = None
     pending: Annotated[int, Range(0)] = 8
+    samples: Count = 250
+    candidates: Count = 5
     refresh: Count = 8
     rounds: Count = 1
     epsilon: Fraction = 0.1
@@ -78,6 +85,10 @@ class Submodular(Subset):
         """As `search` says."""
         if self.search == "bidirectional":
             return bidirectional(d, pending=self.pending, extra=extra)
+        if self.search == "guided":
+            return guided(
+                d, samples=self.samples, candidates=self.candidates, seed=self.seed, extra=extra, top=self.top
+            )
         if self.search == "lazy":
             return lazy(d, refresh=self.refresh, rounds=self.rounds, extra=extra, top=self.top)
         if self.search == "stochastic":
@@ -88,4 +99,7 @@ class Submodular(Subset):
     def _sets(cls, options: Any, d: int) -> int:
         if options.search == "bidirectional":
             return bidirectional_sets(d, options.pending)
+        if options.search == "guided":
+            number, weights = guided_sets(d, options.samples, options.candidates, options.top), weigh(options)
+            return number if weights.collaboration and weights.consistency + weights.confidence else 2 * number
         return greedy_sets(d, options.top)

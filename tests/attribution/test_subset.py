@@ -15,6 +15,8 @@ from attriscope.attribution.subset._search import (
     bidirectional_sets,
     greedy,
     greedy_sets,
+    guided,
+    guided_sets,
     lazy,
     stochastic,
 )
@@ -215,6 +217,35 @@ def test_the_stochastic_search_ranks_the_rest_by_gains_and_not_by_values() -> No
     assert order == [0, 2, 3, 1]
 
 
+def test_the_guided_search_finds_what_its_model_cannot_say() -> None:
+    # two regions that are worth something together alone: no linear model has them, but those near the set chosen do
+    def p(chosen: frozenset[int]) -> float:
+        return 10.0 * ({2, 5} <= chosen) + sum(0.1 * i for i in chosen)
+
+    order, _ = play(guided(12, samples=100, candidates=3, seed=0), both(p, 12))
+    assert set(order[:2]) == {2, 5}
+
+
+def test_with_all_regions_as_candidates_the_guided_search_is_greedy() -> None:
+    for seed in range(10):
+        f = both(random_coverage(seed, 9), 9, 20, 5)
+        assert play(guided(9, samples=2, candidates=9, seed=0), f)[0] == play(greedy(9), f)[0]
+
+
+@pytest.mark.parametrize(
+    ("d", "samples", "candidates", "top"), [(12, 40, 3, None), (5, 1, 9, None), (12, 40, 3, 4), (1, 9, 1, 1)]
+)
+def test_the_guided_search_asks_for_as_many_pairs_as_it_says(
+    d: int, samples: int, candidates: int, top: int | None
+) -> None:
+    order, asked = play(guided(d, samples=samples, candidates=candidates, seed=0, top=top), modular(list(range(d))))
+    assert sorted(order) == list(range(d))
+    pairs = {frozenset([s, frozenset(range(d)) - s]) for s in asked}
+    ends = frozenset([frozenset(), frozenset(range(d))])
+    assert len(pairs - {ends}) <= guided_sets(d, samples, candidates, top)
+    assert len(asked) == 2 + 2 * guided_sets(d, samples, candidates, top)
+
+
 @pytest.mark.parametrize("search", [greedy, lambda d: bidirectional(d, pending=3), lambda d: lazy(d, refresh=2)])
 def test_of_a_constant_function_the_order_is_that_of_the_numbers(search: Callable[[int], Search]) -> None:
     for constant in (0.0, 0.3, -2.0):
@@ -378,6 +409,17 @@ def test_forwards_are_as_many_as_there_are_different_sets(name: str, options: An
     assert made.cost((3, 8, 8), **made.params).forwards >= forwards
 
 
+@pytest.mark.parametrize("collaboration", [1.0, 0.0])
+def test_the_guided_search_costs_what_it_says(collaboration: float) -> None:
+    made = attribution.create(
+        "submodular", Parts(), regions="grid", n_regions=16, search="guided", samples=40, collaboration=collaboration
+    )
+    said = made.cost((3, 8, 8), **made.params).forwards
+    found = made.explain(image(2), 1).forwards
+    assert (found <= said).all()
+    assert (found > 0.7 * said).all()  # what is drawn or asked for twice is evaluated once
+
+
 def test_several_baselines_are_searched_on_their_mean() -> None:
     network, x = Parts(), image()
     names = ("zero", 1.0, "mean")
@@ -453,7 +495,7 @@ def test_presets_are_the_published_weights_and_single_ones_can_be_changed() -> N
     assert torch.equal(lima.attribute(x, 1), same.attribute(x, 1))
 
 
-@pytest.mark.parametrize("search", ["greedy", "bidirectional", "lazy", "stochastic"])
+@pytest.mark.parametrize("search", ["greedy", "bidirectional", "guided", "lazy", "stochastic"])
 def test_every_search_orders_all_regions_of_images_that_have_different_numbers(search: str) -> None:
     labels = torch.zeros(3, 8, 8, dtype=torch.long)
     labels[0] = torch.arange(8)
