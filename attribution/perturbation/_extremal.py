@@ -337,16 +337,18 @@ class Search:
         mirrored = [self.jitter and done % 2 == 0 for done in running.done for _ in self.sides]
         shown = [s for row, mask in zip(running.rows, masks[inside], strict=True) for s in self._shown(row, mask)]
         images = torch.stack([i.flip(-1) if flip else i for (i, _), flip in zip(shown, mirrored, strict=True)])
+        changes = [change for _, change in shown]
+        del shown  # the images are in the batch: one copy of each is enough
         aim = self._aim([row for row in running.rows for _ in self.sides])
         scores, gradients = self.model.gradients(images, aim, output=self.output)
         loss, slopes = area_loss(masks, [self.areas[k] for k in running.which])
         left = [(left - 1) / max(limit - 1, 1) for left, limit in zip(running.left, running.limits, strict=True)]
         weights = WEIGHT * GROWTH ** (1 - torch.tensor(left, dtype=torch.float64))
         slopes.mul_(-weights.to(slopes).reshape(-1, *[1] * (slopes.ndim - 1)))
-        for at, (flip, (_, slope)) in enumerate(zip(mirrored, shown, strict=True)):
+        for at, (flip, change) in enumerate(zip(mirrored, changes, strict=True)):
             gradient = gradients[at].flip(-1) if flip else gradients[at]
             one = slopes[inside][at // len(self.sides)]
-            along = slope.mul_(gradient).sum_to_size(self.beside).reshape(one.shape)
+            along = change.mul_(gradient).sum_to_size(self.beside).reshape(one.shape)
             one.addcdiv_(along, self.spread[running.rows[at // len(self.sides)]])
         push = self.masks.pull(slopes, state)
         for at, done in enumerate(running.done):

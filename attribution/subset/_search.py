@@ -19,7 +19,7 @@ from ..randomness import uniforms
 
 Search: TypeAlias = Generator[Tensor, Tensor, list[int]]
 Extra: TypeAlias = Callable[[Tensor], Tensor]
-REACH, RIDGE = 0.25, 0.05  # of the guided search: of all regions; of the mean variance of a region's presence
+REACH, RIDGE = 0.1, 0.2  # of the guided search: of all regions; of the mean variance of a region's presence
 TIE = 1e-6  # of the largest value: below that two are equal
 Strategy = Literal["greedy", "bidirectional", "guided", "lazy", "stochastic"]
 
@@ -59,6 +59,8 @@ def _first(values: Tensor) -> int:
 
 def _ranked(values: Tensor) -> list[int]:
     """Places from the largest value to the smallest; equal ones in their order."""
+    if not len(values):
+        return []
     steps = (values / (TIE * values.abs().max()).clamp_min(torch.finfo(values.dtype).tiny)).round()
     found: list[int] = steps.argsort(descending=True, stable=True).tolist()
     return found
@@ -192,7 +194,8 @@ def stochastic(d: int, *, epsilon: float, seed: int, extra: Extra = nothing, top
         epsilon: As above.
         seed: Of the draws.
         extra: What sets are worth besides.
-        top: k, how many are searched for; the rest comes in the order of the last gain that each had.
+        top: k, how many are searched for; the rest comes in the order of the last gain that each had, those that it never
+            looked at in the end.
     """
     k = d if top is None else min(top, d)
     number = math.ceil(d / k * math.log(1 / epsilon))
@@ -201,17 +204,20 @@ def stochastic(d: int, *, epsilon: float, seed: int, extra: Extra = nothing, top
     now = float((yield none) + extra(none))
     order: list[int] = []
     rest = list(range(d))
-    gains = torch.full((d,), -math.inf, dtype=torch.float64)
+    gains = torch.zeros(d, dtype=torch.float64)
+    seen: set[int] = set()
     while len(rest) > 1 and len(order) < k:
         drawn = draws[len(order), rest].argsort(stable=True)[:number].sort().values
         candidates = [rest[i] for i in drawn.tolist()]
         sets = _with(order, candidates, d)
         gains[candidates] = (yield sets) + extra(sets) - now
+        seen.update(candidates)
         best = candidates[_first(gains[candidates])]
         now += float(gains[best])
         order.append(best)
         rest.remove(best)
-    return order + [rest[i] for i in _ranked(gains[rest])]
+    known = [c for c in rest if c in seen]
+    return order + [known[i] for i in _ranked(gains[known])] + [c for c in rest if c not in seen]
 
 
 def guided(

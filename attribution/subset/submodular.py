@@ -75,8 +75,8 @@ class Submodular(Subset):
     search: Strategy = "greedy"
     top: Count | None = None
     pending: Annotated[int, Range(0)] = 8
-    samples: Count = 250
-    candidates: Count = 5
+    samples: Count = 150
+    candidates: Count = 6
     refresh: Count = 8
     rounds: Count = 1
     epsilon: Fraction = 0.1

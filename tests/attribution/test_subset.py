@@ -11,6 +11,7 @@ from attriscope import attribution
 from attriscope.attribution import Model
 from attriscope.attribution.subset._search import (
     Search,
+    _fit,
     bidirectional,
     bidirectional_sets,
     greedy,
@@ -71,7 +72,7 @@ def random_coverage(seed: int, d: int) -> Function:
     return lambda chosen: float(sum(w for e, w in enumerate(weights) if any(covers[i][e] for i in chosen)))
 
 
-def literal_lima(f: Function, d: int, pending: int) -> list[int]:
+def literal_lima(f: Function, d: int, pending: int, extra: Function = lambda _: 0.0) -> list[int]:
     """The published search, step by step, for functions without ties."""
     s: list[int] = []
     least: list[int] = []
@@ -81,13 +82,14 @@ def literal_lima(f: Function, d: int, pending: int) -> list[int]:
             s.append(rest.pop())
             break
         gains = {c: f(frozenset([*s, c])) for c in sorted(rest)}
-        a = max(gains, key=lambda c: gains[c])
+        a = max(gains, key=lambda c: gains[c] + extra(frozenset([*s, c])))
+        guess = {c: gains[c] + extra(frozenset([*least, c])) for c in gains}
         many = len(rest) > pending
         s.append(a)
         if many:
-            candidates = [c for c in sorted(gains, key=lambda c: gains[c])[:pending] if c != a]
+            candidates = [c for c in sorted(guess, key=lambda c: guess[c])[:pending] if c != a]
             if candidates:
-                worst = min(candidates, key=lambda c: f(frozenset([*least, c])))
+                worst = min(candidates, key=lambda c: f(frozenset([*least, c])) + extra(frozenset([*least, c])))
                 least.append(worst)
                 rest.remove(worst)
         rest.remove(a)
@@ -169,6 +171,16 @@ def test_the_search_from_both_ends_is_the_published_one(d: int, pending: int) ->
         order, _ = play(bidirectional(d, pending=pending), f)
         assert order == literal_lima(f, d, pending)
         assert sorted(order) == list(range(d))
+        other = torch.rand(2**d, generator=generator, dtype=torch.float64).mul(20).tolist()
+
+        def features(chosen: frozenset[int], t: list[float] = other) -> float:
+            return t[sum(2**i for i in chosen)]
+
+        def extra(sets: Tensor, worth: Function = features) -> Tensor:
+            return torch.tensor([worth(frozenset(r.nonzero().flatten().tolist())) for r in sets], dtype=torch.float64)
+
+        order, _ = play(bidirectional(d, pending=pending, extra=extra), f)
+        assert order == literal_lima(f, d, pending, features)
 
 
 @pytest.mark.parametrize("d", [3, 4, 12, 25, 49])
@@ -211,10 +223,23 @@ def test_the_stochastic_search_looks_at_as_many_as_its_bound_needs() -> None:
 
 
 def test_the_stochastic_search_ranks_the_rest_by_gains_and_not_by_values() -> None:
-    # looked at late, a region that adds nothing has a large value
-    f = modular([100, 1, 50, 2])
-    order, _ = play(stochastic(4, epsilon=1e-9, seed=0, top=2), f)  # it looks at all
-    assert order == [0, 2, 3, 1]
+    # looked at late, a region that adds little has a large value
+    weights = [100, 90, 60, 50, 4, 3, 2, 1]
+    for seed in range(10):
+        order, asked = play(stochastic(8, epsilon=math.exp(-1), seed=seed, top=3), modular(weights))  # three at a time
+        seen = set().union(*asked) - set(order[:3])
+        assert order[3:] == sorted(seen) + sorted(set(range(8)) - seen - set(order[:3]))
+
+
+def test_the_model_of_the_guided_search_is_that_of_where_it_is() -> None:
+    # region 5 adds 1 where most of the first ten regions are shown, and takes 1 where they are not
+    sets = torch.rand(400, 20, generator=torch.Generator().manual_seed(0)) < 0.5
+    sets[:200, :10], sets[200:, :10] = True, False
+    sets[:, 15] = torch.arange(400) % 2 == 0
+    values = torch.where(torch.arange(400) < 200, 1.0, -1.0).double() * sets[:, 15]
+    assert _fit(sets, values, list(range(10)))[15] > 0.3
+    assert _fit(sets, values, [])[15] < -0.3
+    assert abs(float(_fit(sets, values, list(range(5)))[15])) < 0.3
 
 
 def test_the_guided_search_finds_what_its_model_cannot_say() -> None:
@@ -381,6 +406,14 @@ def test_the_path_is_what_the_network_says_of_each_prefix(name: str, n_regions: 
     )
 
 
+def test_the_best_prefix_has_one_region_at_least() -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    made = attribution.create("submodular", network, regions="grid", n_regions=4, baseline=2.0, output="logit")
+    found = made.explain(image(), 0)
+    assert found.details["consistency"].argmax() == 0  # nothing scores highest
+    assert found.details["best_prefix"].tolist() == [1]
+
+
 def test_the_best_prefix_leaves_out_what_harms() -> None:
     found = attribution.create("submodular", Parts(), regions="grid", n_regions=4, baseline="zero").explain(image(), 1)
     order = found.details["order"][0].tolist()
@@ -480,6 +513,8 @@ def test_effectiveness_prefers_regions_that_differ() -> None:
     off = attribution.create("submodular", made.model, **{**made.params, "effectiveness": 0.0})
     assert off.explain(x, 0).details["order"][0, :2].tolist() == [0, 1]
     assert int(made.explain(x, 0).forwards) == int(off.explain(x, 0).forwards) + 4
+    finer = attribution.create("submodular", made.model, **{**made.params, "n_regions": 9})
+    assert int(finer.explain(x, 0).forwards) <= finer.cost((3, 4, 4), **finer.params).forwards
 
 
 def test_presets_are_the_published_weights_and_single_ones_can_be_changed() -> None:
@@ -569,6 +604,24 @@ def test_methods_that_play_the_same_game_share_their_forwards() -> None:
         assert int(second.explain(image(), 1).forwards) > 60
         assert model.forwards - before < 30  # only what the other end of the search looks at, and the clean image
     assert int(first.forwards) == 86
+
+
+def test_what_is_shared_serves_confidence_only_where_it_is_known() -> None:
+    model, x = Model(Parts()), image()
+    options: dict[str, Any] = {"regions": "grid", "n_regions": 9, "baseline": "zero"}
+    alone = attribution.create("lima", Parts(), **options, confidence=3.0).attribute(x, 1)
+    with model.sharing():
+        attribution.create("lima", model, **options, confidence=0.0).attribute(x, 1)
+        assert torch.equal(attribution.create("lima", model, **options, confidence=3.0).attribute(x, 1), alone)
+        before = model.forwards
+        attribution.create("lima", model, **options, confidence=0.0).attribute(x, 1)
+        assert model.forwards == before  # and serves those that do not ask
+
+
+def test_dense_outputs_have_no_confidence_and_are_ordered_all_the_same() -> None:
+    network = nn.Conv2d(3, 2, 1)
+    found = attribution.create("lima", network, regions="grid", n_regions=4).explain(image(), (1, 2, 2))
+    assert sorted(found.details["order"][0].tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", METHODS)
