@@ -97,7 +97,9 @@ def each(baseline: Any) -> tuple[Baseline, ...]:
     return found
 
 
-def make_each(baseline: Any, images: Tensor, model: Model) -> list[Tensor]:
+def make_each(
+    baseline: Any, images: Tensor, model: Model, *, seed: int = 0, labels: Tensor | None = None
+) -> list[Tensor]:
     """Every one of one or several baselines as `make` makes it; a second "noise" is another draw.
 
     Example:
@@ -106,7 +108,9 @@ def make_each(baseline: Any, images: Tensor, model: Model) -> list[Tensor]:
     """
     named = each(baseline)
     draws = [sum(isinstance(o, str) and o == "noise" for o in named[:i]) for i in range(len(named))]
-    return [make(one, images, model, draw=draw) for one, draw in zip(named, draws, strict=True)]
+    return [
+        make(one, images, model, seed=seed, draw=draw, labels=labels) for one, draw in zip(named, draws, strict=True)
+    ]
 
 
 def _named(name: str, images: Tensor, model: Model, seed: int, draw: int) -> Tensor:

@@ -15,12 +15,11 @@ from . import extremal, submodular
 STUDIES = ("extremal", "submodular")
 
 
-def photographs(folder: Path) -> tuple[list[Path], list[int], list[bool]]:
-    """Files, true classes, and whether the network gets them right."""
+def photographs(folder: Path) -> list[tuple[Path, int, bool]]:
+    """Each file with its true class, and whether the network gets it right."""
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    right = [r["class_index"] == r["predicted_index"] for r in rows]
-    return [folder / r["file"] for r in rows], [int(r["class_index"]) for r in rows], right
+    return [(folder / r["file"], int(r["class_index"]), r["class_index"] == r["predicted_index"]) for r in rows]
 
 
 def main() -> None:
@@ -33,14 +32,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--full", type=int, help="extremal: images on which the full search, minutes each, is made too")
     given = parser.parse_args()
-    found = list(zip(*photographs(given.images), strict=True))
+    every = [one for one in photographs(given.images) if one[2] or given.study != "extremal"]
+    files, labels, right = zip(*every[: given.limit], strict=True)
+    model, out = load("demo"), given.out / given.study
     if given.study == "extremal":
-        files, labels, _ = zip(*[one for one in found if one[2]][: given.limit], strict=True)
-        print(extremal.run(load("demo"), files, labels, given.out / "extremal", jobs=given.jobs, full=given.full))
+        print(extremal.run(model, files, labels, out, jobs=given.jobs, full=given.full))
     else:
-        files, labels, right = zip(*found[: given.limit], strict=True)
-        wrong = [not one for one in right]
-        print(submodular.run(load("demo"), files, labels, wrong, given.out / "submodular", jobs=given.jobs))
+        print(submodular.run(model, files, labels, [not one for one in right], out, jobs=given.jobs))
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ def run(
 def _means(study: metrics.Study, wrong: Sequence[bool]) -> str:
     """Costs, and means with 95% intervals: of curves over all images, of the highest confidence over wrong predictions."""
     cost = study.costs.groupby("method")[["forwards", "backwards", "seconds"]].mean()
-    some = [n for n, bad in zip(study.names, wrong, strict=True) if bad]
+    some = [i for i, bad in enumerate(wrong) if bad]
     rows = {}
     for method in study.methods:
         row = {"evaluations": f"{cost.loc[method, ['forwards', 'backwards']].sum():.0f}"}
         for metric in study.metrics:
             scores = study.scores[(study.scores["method"] == method) & (study.scores["metric"] == metric)]
             if metric.startswith(HIGHEST):
-                scores = scores[scores["name"].isin(some)]
+                scores = scores[scores["image"].isin(some)]
             values = scores["score"].dropna().to_numpy()
             low, high = interval(values[:, None])
             row[metric] = f"{values.mean():.3f} [{float(low[0]):.3f}, {float(high[0]):.3f}]"

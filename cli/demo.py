@@ -51,7 +51,7 @@ def demo(out: Path, *, budget: int = BUDGET, model: str = "demo", size: int | No
             write_overlay(out / "overlays" / f"{stem}.overlay.png", found, pixels, photo)
             save_figure(draw(session, i, found), out / "overlays" / f"{stem}.png", photo)
     sweep(session, out, budget=DEARER * budget)
-    path(session, out)
+    grow(session, out)
     print(f"\n{summary_table(study)}\n\n{_closing(out)}")
 
 
@@ -65,7 +65,7 @@ def sweep(session: Session, out: Path, *, budget: int) -> None:
     save_figure(figure, out / "area_sweep.png")
 
 
-def path(session: Session, out: Path) -> None:
+def grow(session: Session, out: Path) -> None:
     """Order the first photograph's regions, and draw how the score rises and falls with them."""
     found = attribution.create("lima", session.model, n_regions=PARTS).explain(session.images[:1], session.index(0))
     photo = session.photos[0]

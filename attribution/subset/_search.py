@@ -158,9 +158,8 @@ def lazy(d: int, *, refresh: int, rounds: int = 1, extra: Extra = nothing, top: 
     none = torch.zeros(1, d, dtype=torch.bool)
     now = float((yield none) + extra(none))
     order: list[int] = []
-    heap = [
-        (-math.inf, c, -1) for c in range(d)
-    ]  # minus the gain, the region, how many were chosen when that was found
+    # minus the gain, the region, and how many were chosen when that was found
+    heap = [(-math.inf, c, -1) for c in range(d)]
     while len(heap) > 1 and len(order) != top:
         number = len(order)
         while heap[0][2] < number:

@@ -1,8 +1,10 @@
 """What both subset selections share: what sets of regions are worth, the search of many images at once, path and map."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -24,7 +26,7 @@ Painting = Literal["gain", "rank"]
 CELLS = 2  # along each side: a region of the prior has as many cells as fit into such a square
 TIE = 1e-4  # of a map's range: what tells regions of equal gain apart, first to last
 
-__all__ = ["PRESETS", "Games", "Subset", "Weights", "diversity", "path_map", "ranked_cells", "run", "weigh"]
+__all__ = ["PRESETS", "Games", "Subset", "Weights", "describe", "diversity", "path_map", "ranked_cells", "run", "weigh"]
 
 
 class Weights(NamedTuple):
@@ -101,24 +103,33 @@ def run(searches: Sequence[Search], games: Games, weights: Weights) -> list[list
 
     Returns:
         Each image's order.
+
+    Raises:
+        ValueError: A set's score is NaN.
     """
     orders: list[list[int]] = [[] for _ in searches]
     asked: dict[int, Tensor] = {}
 
-    def go_on(at: int, told: Tensor | None) -> None:
+    def go_on(at: int, step: Callable[[], Tensor]) -> None:
         try:
-            asked[at] = searches[at].send(told)  # type: ignore[arg-type]  # a generator is started with None
+            asked[at] = step()
         except StopIteration as end:
             orders[at] = end.value
 
-    for at in range(len(searches)):
-        go_on(at, None)
+    for at, search in enumerate(searches):
+        go_on(at, partial(next, search))
     while asked:
         now, asked = asked, {}
         wanted = [now.get(at, torch.zeros(0, d, dtype=torch.bool)) for at, d in enumerate(games.sizes)]
         worth = games.worth(wanted, weights)
+        lost = [at for at in now if bool(worth[at].isnan().any())]
+        if lost:
+            raise ValueError(
+                f"the score of a part of images {lost[:5]} is NaN, which has no place in an order: look at the network's "
+                "outputs there"
+            )
         for at in now:
-            go_on(at, worth[at])
+            go_on(at, partial(searches[at].send, worth[at]))
     return orders
 
 
@@ -266,8 +277,8 @@ class Subset(Regional):
         map: "gain": how much the score changes from region to region. "rank": the order alone.
     """
 
-    regions: Regions | Literal["prior"] = "slic"  # type: ignore[assignment]  # one choice more
-    baseline: baselines.Baselines = "mean"  # type: ignore[assignment]  # or several
+    regions: Regions | Literal["prior"] = "slic"  # type: ignore[assignment]  # one more than Regional's
+    baseline: baselines.Baselines = "mean"  # type: ignore[assignment]  # Regional's, or several
     output: Output = "probability"
     prior: str = "hsic"
     preset: Preset = "vps"
@@ -293,18 +304,15 @@ class Subset(Regional):
         if self.regions == "prior":
             REGISTRY.find(self.prior)
 
+    @abstractmethod
     def searched(self, d: int, extra: Extra) -> Search:
         """The search of one image with d regions."""
-        raise NotImplementedError
 
     def games(self, inputs: Tensor, target: Target) -> Games:
         """The score of every image as a function of the regions that are shown."""
         labels = self._labels(inputs, target)
         confident = weigh(self).confidence > 0
-        made = [
-            baselines.make(one, inputs, self.model, seed=self.seed, labels=labels)
-            for one in baselines.each(self.baseline)
-        ]
+        made = baselines.make_each(self.baseline, inputs, self.model, seed=self.seed, labels=labels)
         return Games(
             [Game(self.model, inputs, b, labels, target, output=self.output, confident=confident) for b in made]
         )
@@ -367,9 +375,9 @@ class Subset(Regional):
         return forwards, backwards
 
     @classmethod
+    @abstractmethod
     def _sets(cls, options: Any, d: int) -> int:
         """The most sets of d regions that the search asks for, without the empty and the whole one."""
-        raise NotImplementedError
 
     @classmethod
     def players(cls, options: Any, shape: tuple[int, ...]) -> int:

@@ -667,3 +667,15 @@ def test_features_that_are_no_vectors_are_refused(features: Any) -> None:
     made = attribution.create("submodular", Parts(), effectiveness=1.0, features=features, regions="grid", n_regions=4)
     with pytest.raises(ValueError, match="must be \\(M, D\\)"):
         made.attribute(image(), 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_that_are_nan_have_no_order(name: str) -> None:
+    class Lost(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = x.mean((1, 2, 3))
+            return torch.stack([score, torch.where(score > 0.3, score, torch.nan)], 1)
+
+    made = attribution.create(name, Lost(), regions="grid", n_regions=4, baseline="zero", output="logit")
+    with pytest.raises(ValueError, match=r"images \[0, 1\] is NaN"):
+        made.attribute(image(2), 1)
