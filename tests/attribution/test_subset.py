@@ -369,12 +369,12 @@ def image(n: int = 1, size: int = 8) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.5
 
 
+@pytest.mark.parametrize("weights", [{}, {"consistency": 0.0, "confidence": 0.0}, {"collaboration": 0.0}])
 @pytest.mark.parametrize("name", METHODS)
-def test_of_a_linear_network_the_order_is_that_of_the_regions_parts(name: str) -> None:
+def test_of_a_linear_network_the_order_is_that_of_the_regions_parts(name: str, weights: dict[str, float]) -> None:
     network, x = Sum(), image(2)
-    found = attribution.create(name, network, regions="grid", n_regions=16, output="logit", baseline="zero").explain(
-        x, 1
-    )
+    made = attribution.create(name, network, regions="grid", n_regions=16, output="logit", baseline="zero", **weights)
+    found = made.explain(x, 1)
     parts = (x * network.weight).sum(1).unflatten(1, (4, 2)).unflatten(3, (4, 2)).sum((2, 4)).flatten(1)
     assert found.details["order"].tolist() == parts.argsort(1, descending=True).tolist()
     so_far = parts.gather(1, found.details["order"]).double().cumsum(1)
