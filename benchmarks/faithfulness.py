@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where what is finished is kept")
     parser.add_argument("--limit", type=int, help="the most images")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--backend", default="torch", help="what runs passes without gradients: torch, onnx, openvino")
     parser.add_argument("--full", type=int, help="extremal: images on which the full search, minutes each, is made too")
     given = parser.parse_args()
     every = [one for one in photographs(given.images) if one[2] or given.study != "extremal"]
     files, labels, right = zip(*every[: given.limit], strict=True)
-    model, out = load("demo"), given.out / given.study
+    model, out = load("demo", backend=given.backend), given.out / given.study
     if given.study == "extremal":
         print(extremal.run(model, files, labels, out, jobs=given.jobs, full=given.full))
     else:

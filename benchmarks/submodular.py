@@ -21,8 +21,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "submodular on mean": ("submodular", {}),
     "lima on mean": ("lima", {}),
     "lima on blur": ("lima", {"baseline": "blur"}),
-    "lima on black": ("lima", {"baseline": "black"}),
-    "lima on mean, 5/20": ("lima", {"consistency": 5.0, "collaboration": 20.0}),
+    "lima on mean, 5 to 20": ("lima", {"consistency": 5.0, "collaboration": 20.0}),
     "guided on mean": ("submodular", GUIDED),
     "guided on all three": ("submodular", {**GUIDED, **ALL}),
 }
