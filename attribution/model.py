@@ -885,6 +885,27 @@ class Model:
             self._splits[key] = made, made
         return self._splits[key][1]
 
+    @plainly
+    def copy(self) -> "Model":
+        """This model over a copy of its network that may be written to; its evaluations are counted here.
+
+        No tensor is shared with the network. A backend is torch: exporting a network that changes again and again takes
+        longer than it saves.
+
+        Raises:
+            ValueError: The network is a bare callable, or cannot be copied.
+        """
+        network = _lean.shadow(self.network) if isinstance(self.network, nn.Module) else None
+        if network is None:
+            raise ValueError("this network cannot be copied: a bare callable, or a module that deepcopy fails on")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.data = parameter.data.clone()
+        made = object.__new__(type(self))
+        made.__setstate__({**self.__getstate__(), "network": network, "_backend": "torch", "_fingerprint": None})
+        made._parent, made._paces = self, self._paces
+        return made
+
     def _module(self, what: str) -> nn.Module:
         if not isinstance(self.network, nn.Module):
             raise ValueError(f"{what} needs an nn.Module: a bare callable has no layers")

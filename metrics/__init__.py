@@ -24,6 +24,9 @@ from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .photographs import Preparation
+from .randomization.efficient_mprt import EfficientMPRT
+from .randomization.model_randomization import ModelRandomization
+from .randomization.smooth_mprt import SmoothMPRT
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
@@ -46,6 +49,7 @@ __all__ = [
     "Complexity",
     "Deletion",
     "EffectiveComplexity",
+    "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
     "IDSDS",
@@ -53,6 +57,7 @@ __all__ = [
     "Insertion",
     "InsertionMinusDeletion",
     "LabelLeakage",
+    "ModelRandomization",
     "MuFidelity",
     "PixelFlipping",
     "PointingGame",
@@ -62,6 +67,7 @@ __all__ = [
     "RoadLeast",
     "SensitivityMax",
     "SensitivityN",
+    "SmoothMPRT",
     "Sparseness",
     "SymmetricRelevanceGain",
 ]

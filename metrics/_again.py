@@ -56,3 +56,9 @@ def joined(targets: list[Target]) -> Target:
     if first.index is not None:
         return Target(rows, first.count, index=torch.cat([t.index for t in targets if t.index is not None]))
     return first.take(torch.arange(len(first)).repeat(len(targets)))  # a callable: the same for all versions
+
+
+def reseeded(attributor: Attributor) -> Attributor:
+    """The method with the next seed, or itself where it has none."""
+    seed = attributor.params.get("seed")
+    return attributor if seed is None else type(attributor)(attributor.model, **{**attributor.params, "seed": seed + 1})
