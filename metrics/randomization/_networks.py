@@ -16,7 +16,6 @@ from torch import Tensor, nn
 INITIALISERS = ("reset_parameters", "_reset_parameters")  # the second is that of torch's attention
 # what norms start from that have no initialiser, frozen ones among them
 STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "weight": 1.0, "bias": 0.0}
-FINER = 3  # blocks for each stage before they are merged
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,9 @@ class _Block:
 def stages(model: Model, images: Tensor, most: int) -> list[Stage]:
     """A network's parts in the order in which they run: at most `most`, the last of them the layer that makes the output.
 
-    Where the network has more blocks than that, neighbours are put together: first those whose maps have the same size, as
-    the blocks of a residual stage, then the smallest.
+    Modules are taken apart, the largest first, until there are enough and none holds more than half of all weights. Where
+    that makes more, neighbours are put together: first those whose maps have the same size, as the blocks of a residual
+    stage, then the smallest.
 
     Args:
         model: The model.
@@ -68,13 +68,13 @@ def stages(model: Model, images: Tensor, most: int) -> list[Stage]:
         raise ValueError("this network has no weights that could be drawn anew")
     ends = {call.name.partition("@")[0]: i for i, call in reversed(list(enumerate(calls)))}
     blocks = [_block(model, calls, ends, "", [n for n, _ in network.named_modules() if n in owned])]
-    while len(blocks) < FINER * most:
-        inner = {b.name: _inside(model, calls, ends, network, b) for b in blocks if b.owners != [b.name]}
-        if not inner:
+    total = _size(network, blocks[0])
+    while divisible := [b for b in blocks if b.owners != [b.name]]:
+        largest = max(divisible, key=lambda b: _size(network, b))
+        if len(blocks) >= most and _size(network, largest) <= total / 2:
             break
-        largest = max((b for b in blocks if b.name in inner), key=lambda b: _size(network, b))
         where = blocks.index(largest)
-        blocks[where : where + 1] = inner[largest.name]
+        blocks[where : where + 1] = _inside(model, calls, ends, network, largest)
     blocks.sort(key=lambda b: b.at)
     while len(blocks) > most:
         pairs = range(len(blocks) - (2 if len(blocks) > 2 else 1))  # the last stays alone
