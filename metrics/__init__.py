@@ -25,6 +25,7 @@ from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .photographs import Preparation
+from .randomization.random_logit import RandomLogit
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
@@ -58,6 +59,7 @@ __all__ = [
     "MuFidelity",
     "PixelFlipping",
     "PointingGame",
+    "RandomLogit",
     "RelevanceRankAccuracy",
     "Road",
     "RoadDifference",

@@ -16,7 +16,7 @@ ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a blurred map whose largest
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # of SSIM, as Wang, Bovik, Sheikh and Simoncelli 2004 have them
 ORIENTATIONS, CELL, BLOCK, LEAST, CUT = 9, 16, 3, 1e-5, 0.2  # of HOG, as Dalal and Triggs 2005; cells as Adebayo et al.
 
-__all__ = ["Similarity", "compared", "described", "similarity"]
+__all__ = ["Similarity", "checked", "compared", "described", "similarity"]
 
 
 def similarity(
@@ -86,7 +86,7 @@ def similarity(
     return torch.cat(found)
 
 
-def checked(maps: Tensor, how: Similarity, smooth: float, share: float) -> Tensor:
+def checked(maps: Tensor, how: Similarity, smooth: float = 0.0, share: float = 0.1) -> Tensor:
     """Maps as `(N, H, W)`, if they and the options are what `similarity` takes."""
     if how not in get_args(Similarity):
         raise ValueError(f"how={how!r}: choose one of {', '.join(get_args(Similarity))}")
@@ -180,8 +180,8 @@ def structural(one: Tensor, other: Tensor, data_range: float) -> Tensor:
     weights: list[float] = (kernel / kernel.sum()).tolist()
     a, b, aa, bb, ab = (averaged(m, weights) for m in (one, other, one * one, other * other, one * other))
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    places = ((2 * a * b + c1) * (2 * (ab - a * b) + c2)) / ((a * a + b * b + c1) * (aa - a * a + bb - b * b + c2))
-    return places.mean((1, 2))
+    places = ((2 * a * b + c1) * (2 * (ab - a * b) + c2)) / ((a * a + b * b + c1) * ((aa - a * a) + (bb - b * b) + c2))
+    return places.mean((1, 2)).clamp(-1, 1)
 
 
 def averaged(maps: Tensor, weights: list[float]) -> Tensor:

@@ -266,7 +266,8 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(TypeError, match="floating point"):
         similarity(one, one.long())
     for options, said in (
-        ({"how": "mse"}, "choose one of spearman"), ({"smooth": -1.0}, "at least 0"), ({"smooth": math.nan}, "at least 0"), ({"smooth": math.inf}, "finite"),
+        ({"how": "mse"}, "choose one of spearman"), ({"smooth": -1.0}, "at least 0"),
+        ({"smooth": math.nan}, "at least 0"), ({"smooth": math.inf}, "finite"),
         ({"share": 0.0}, "between 0 and 1"), ({"share": 1.0}, "between 0 and 1"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
