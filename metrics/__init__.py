@@ -1,5 +1,6 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from ._similarity import similarity
 from .complexity.complexity import Complexity
 from .complexity.effective_complexity import EffectiveComplexity
 from .complexity.sparseness import Sparseness
@@ -26,6 +27,7 @@ from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, 
 from .photographs import Preparation
 from .randomization.efficient_mprt import EfficientMPRT
 from .randomization.model_randomization import ModelRandomization
+from .randomization.random_logit import RandomLogit
 from .randomization.smooth_mprt import SmoothMPRT
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
@@ -44,6 +46,7 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "similarity",
     "AreaOverCurve",
     "AverageHighestConfidence",
     "Complexity",
@@ -61,6 +64,7 @@ __all__ = [
     "MuFidelity",
     "PixelFlipping",
     "PointingGame",
+    "RandomLogit",
     "RelevanceRankAccuracy",
     "Road",
     "RoadDifference",
