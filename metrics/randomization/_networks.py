@@ -143,6 +143,8 @@ def _apart(network: nn.Module, first: _Block, second: _Block) -> tuple[bool, int
 
 def _called(network: nn.Module, block: _Block, owned: set[str]) -> str:
     """A module's name where a block is the whole of it, the first and the last otherwise."""
+    if owned == set(block.owners):
+        return "all"
     names = [n for n in block.names or [block.name] if n] or [type(network).__name__]
     inner = block.owners[-1]
     while inner:
