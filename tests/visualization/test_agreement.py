@@ -44,6 +44,15 @@ def test_cells_have_the_means_and_the_one_scale_of_colours(count):
     assert signed(-0.001) == "0.00"
 
 
+def test_the_scale_is_the_same_where_no_method_is_quite_like_itself():
+    """Maps of few values are tied at the border of the first tenth."""
+    found = metrics.agreement({m: one.round() for m, one in maps(["one", "two"]).items()}, "top_k")
+    means = found.mean().to_numpy()
+    assert means.max() < 0.9
+    drawn = axes(agreement(found), "matrix").images[0].get_array()
+    np.testing.assert_allclose(np.asarray(drawn), COLOURS((means + 1) / 2), atol=1e-6)
+
+
 def test_numbers_can_be_read_on_their_colours():
     """WCAG's contrast of at least 3 to 1."""
 
