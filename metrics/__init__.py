@@ -1,6 +1,7 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
 from ._similarity import similarity
+from .agreement import Agreement, agreement
 from .complexity.complexity import Complexity
 from .complexity.effective_complexity import EffectiveComplexity
 from .complexity.sparseness import Sparseness
@@ -33,12 +34,14 @@ from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
 __all__ = [
+    "Agreement",
     "MapMetric",
     "MethodMetric",
     "Metric",
     "Preparation",
     "Scored",
     "Study",
+    "agreement",
     "available",
     "check",
     "checks",

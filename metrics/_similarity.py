@@ -208,8 +208,7 @@ def oriented(maps: Tensor) -> Tensor:
     down[:, 1:-1] = maps[:, 2:] - maps[:, :-2]
     right[:, :, 1:-1] = maps[:, :, 2:] - maps[:, :, :-2]
     down, right = (d[:, : rows * cell, : columns * cell] for d in (down, right))
-    half_turns = torch.atan2(down, right) / torch.pi % 1  # an edge has no sign
-    bins = (half_turns * ORIENTATIONS).long() % ORIENTATIONS
+    bins = (torch.atan2(down, right) / torch.pi * ORIENTATIONS).floor().long() % ORIENTATIONS  # an edge has no sign
     row, column = torch.arange(rows * cell) // cell, torch.arange(columns * cell) // cell
     index = (row[:, None] * columns + column) * ORIENTATIONS + bins
     votes = torch.hypot(down, right) / cell**2

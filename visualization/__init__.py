@@ -4,6 +4,7 @@ Every function but `report`, which writes a file, returns a matplotlib `Figure` 
 save it with `.savefig(...)`.
 """
 
+from .agreement import agreement
 from .area_sweep import area_sweep
 from .cost import cost
 from .critical_difference import critical_difference
@@ -15,5 +16,6 @@ from .subset_path import subset_path
 from .wavelet import wavelet
 
 __all__ = [
-    "area_sweep", "cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "subset_path", "wavelet",
+    "agreement", "area_sweep", "cost", "critical_difference", "curves", "heatmap", "report", "side_by_side", "subset_path",
+    "wavelet",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from attriscope.metrics import similarity
-from attriscope.metrics._similarity import ROUNDING, Similarity, compared, described
+from attriscope.metrics._similarity import Similarity, compared, described
 from scipy import ndimage, stats
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
@@ -160,16 +160,13 @@ def test_the_blur_is_a_gaussian_of_so_many_pixels(how):
 
 
 def test_what_was_equal_is_equal_after_the_blur():
-    """Stripes are equal along each column, and stay so but for rounding; ranks average them."""
-    stripes = maps(1, 1, 1, 40).expand(1, 1, 40, 40)
-    other = maps(1, 1, 40, 40)
-    found = described(stripes[:, 0], "spearman", smooth=2.0).reshape(40, 40)
-    assert len(found.unique()) == 40
-    assert (found == found[:1]).all()
-    weights = described(stripes[:, 0], "top_k", smooth=2.0).reshape(40, 40)
-    assert (weights == weights[:1]).all()
-    assert not similarity(stripes, other, "spearman", smooth=2.0).isnan()
-    assert ROUNDING < 1e-10
+    """A map that is its own mirror image stays so but for rounding, by which the blur's sums differ in their order."""
+    half = maps(1, 30, 20)
+    for mirrored, axis in ((torch.cat([half, half.flip(2)], 2), 2), (torch.cat([half, half.flip(1)], 1), 1)):
+        for how in ("spearman", "top_k"):
+            for share in (0.1, 0.1 + 1 / mirrored.numel()):  # the border may part two that mirror each other
+                found = described(mirrored, how, smooth=2.0, share=share).reshape(mirrored.shape)
+                assert torch.equal(found, found.flip(axis))
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -186,21 +183,22 @@ def test_ssim_is_scikit_image_s_of_maps_to_scale(absolute, shape):
         assert value == pytest.approx(expected, abs=1e-12)
 
 
-def test_ssim_s_window_shrinks_with_the_map():
-    one, other = related(1, 1, 8, 7)
+@pytest.mark.parametrize(("shape", "size"), [((8, 7), 7), ((8, 9), 7), ((3, 5), 3)])
+def test_ssim_s_window_is_the_largest_odd_one_that_fits(shape, size):
+    one, other = related(1, 1, *shape)
     x, y = (m[0, 0].double().numpy() / m.abs().max().item() for m in (one, other))
-    bell = np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2)
+    bell = np.exp(-0.5 * ((np.arange(size) - size // 2) / 1.5) ** 2)
     window = np.outer(bell, bell) / bell.sum() ** 2
+    c1, c2 = 0.02**2, 0.06**2
     values = []
-    for top in (0, 1):
-        a, b = x[top : top + 7], y[top : top + 7]
+    for top, left in np.ndindex(shape[0] - size + 1, shape[1] - size + 1):
+        a, b = (m[top : top + size, left : left + size] for m in (x, y))
         ma, mb = (window * a).sum(), (window * b).sum()
         va, vb, cov = (
             (window * (a - ma) ** 2).sum(),
             (window * (b - mb) ** 2).sum(),
             (window * (a - ma) * (b - mb)).sum(),
         )
-        c1, c2 = 0.02**2, 0.06**2
         values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
     assert similarity(one, other, "ssim").item() == pytest.approx(np.mean(values), abs=1e-12)
     with pytest.raises(ValueError, match="sides of at least 3"):
