@@ -24,6 +24,9 @@ from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .photographs import Preparation
+from .robustness.attribution_attack import AttributionAttack
+from .robustness.hyperparameter_sensitivity import HyperparameterSensitivity
+from .robustness.seed_sensitivity import SeedSensitivity
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
@@ -42,12 +45,14 @@ __all__ = [
     "describe",
     "register",
     "AreaOverCurve",
+    "AttributionAttack",
     "AverageHighestConfidence",
     "Complexity",
     "Deletion",
     "EffectiveComplexity",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
     "Insertion",
@@ -60,6 +65,7 @@ __all__ = [
     "Road",
     "RoadDifference",
     "RoadLeast",
+    "SeedSensitivity",
     "SensitivityMax",
     "SensitivityN",
     "Sparseness",
