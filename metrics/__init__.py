@@ -1,5 +1,6 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from ._similarity import similarity
 from .complexity.complexity import Complexity
 from .complexity.effective_complexity import EffectiveComplexity
 from .complexity.sparseness import Sparseness
@@ -44,6 +45,7 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "similarity",
     "AreaOverCurve",
     "AttributionAttack",
     "AverageHighestConfidence",
