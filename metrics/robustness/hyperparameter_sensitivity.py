@@ -144,10 +144,9 @@ class HyperparameterSensitivity(MethodMetric):
         """Explain the images under every setting that is new, and compare the maps."""
         settings = self.settings(attributor)
         made = {attributor: maps}
-        with attributor.model.sharing():
-            for setting in settings:
-                if setting not in made:
-                    made[setting] = setting.attribute(images, target)
+        for setting in settings:
+            if setting not in made:
+                made[setting] = setting.attribute(images, target)
         found = [check_maps(made[setting], images) for setting in settings]
 
         def similar(one: Tensor, other: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from attriscope import attribution, metrics
 from attriscope.attribution.attributor import Attributor, Computed
 from attriscope.attribution.targets import Target
-from attriscope.metrics.robustness.attribution_attack import alike, attack, block, named, slope
+from attriscope.metrics.robustness.attribution_attack import alike, ascent, attack, block, named, slope
 from scipy import stats
 from torch import nn
 
@@ -139,23 +139,6 @@ def test_it_crosses_a_kink_within_its_reach(radius, expected):
     assert found.tolist() == pytest.approx([expected] * 2, abs=1e-6)  # single precision
 
 
-def test_the_slope_alone_beats_as_many_random_corners():
-    """What makes it a search: 256 values, where corners that are drawn change the map by about the same each."""
-    side = 16
-    drawn = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)) / 16
-    model = attribution.Model(Square(drawn + drawn.T + 2 * torch.eye(256)))
-    made, x = attribution.create("gradient", model), images(2, 1, side)
-    target = model.resolve(x, 0)
-    clean = made.attribute(x, target)[:, 0]
-    generator = torch.Generator().manual_seed(1)
-    signs = [2.0 * torch.randint(2, (1, 1, side, side), generator=generator) - 1 for _ in range(56)]
-    chance = torch.stack([1 - alike(made.attribute(x + 0.1 * s, target)[:, 0], clean) for s in signs]).amax(0)
-    search = metric(radius=0.1, steps=9, directions=2)
-    assert search.explanations == 56
-    found = search.score(made, x, target=0)
-    assert bool((found > 1.5 * chance).all()), (found, chance)
-
-
 def run(x, bounds=None, keeps=None, change=None, explain=None, **options):
     """The pure function for a(x) = x, or another."""
     asked = []
@@ -177,12 +160,99 @@ def run(x, bounds=None, keeps=None, change=None, explain=None, **options):
     return found, asked
 
 
-@pytest.mark.parametrize("bounds", [None, (0.0, 1.0), (-1.0, 3.0)])
-def test_all_that_is_asked_stays_in_the_ball_and_in_the_bounds(bounds):
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_comes_as_far_as_an_attack_with_derivatives(seed):
+    """The gradient of a quadratic of 256 pixels: autograd through the map, 4 starts of 60 steps, against 56 explanations."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(256, 256, generator=generator) / 16
+    matrix, x = drawn + drawn.T + 2 * torch.eye(256), images(2, 1, 16, seed)
+    clean = (x.flatten(1) @ matrix).reshape(-1, 16, 16)
+
+    def signs(*shape):
+        return 2.0 * torch.randint(2, shape, generator=generator) - 1
+
+    def change(maps):
+        return 1 - nn.functional.cosine_similarity(maps.flatten(1), clean.flatten(1))
+
+    most = torch.zeros(2)
+    for _ in range(4):
+        z = x + 0.1 * signs(2, 1, 16, 16)
+        for _ in range(60):
+            z.requires_grad_()
+            found = change(z.flatten(1) @ matrix)
+            (gradient,) = torch.autograd.grad(found.sum(), z)
+            most = torch.maximum(most, found.detach())
+            z = (z.detach() + 0.05 * gradient.sign()).clamp(x - 0.1, x + 0.1)
+    search = metric(radius=0.1, steps=9, directions=2, seed=seed)
+    assert search.explanations == 56
+    score = search.score(attribution.create("gradient", attribution.Model(Square(matrix))), x, target=0)
+    assert bool((score > 0.93 * most).all()), (score, most)  # both are local: 0.96 to 1.07 as tried
+    chance = torch.stack([change((x + 0.1 * signs(1, 1, 16, 16)).flatten(1) @ matrix) for _ in range(56)]).amax(0)
+    assert bool((score > 1.5 * chance).all()), (score, chance)
+
+
+def test_what_a_step_tries():
+    """a(x) = A x: ahead and behind along the slope, two steps along the signs, and blocks."""
+    x, matrix = images(2, 1, 6), torch.randn(36, 36, generator=torch.Generator().manual_seed(0))
+
+    def of(version):
+        return (version.flatten(1) @ matrix).reshape(-1, 6, 6)
+
+    def change(maps):
+        return 1 - alike(maps, of(x))
+
+    found, asked = run(
+        x,
+        change=change,
+        explain=lambda versions: [of(v) for v in versions],
+        radius=0.1,
+        steps=1,
+        directions=3,
+        step=0.7,
+        seed=5,
+    )
+    corners = asked[:3]
+    for corner in corners:
+        torch.testing.assert_close((corner - x).abs(), torch.full_like(x, 0.1))
+        assert torch.equal((corner - x)[0] > 0, (corner - x)[1] > 0)
+    assert not torch.equal(corners[0] > x, corners[1] > x)
+    changes = torch.stack([change(of(c)) for c in corners])
+    here = torch.stack([corners[int(k)][row] for row, k in enumerate(changes.argmax(0))])
+    uphill = 0.1 * slope(of(here), of(x))[:, None]
+    ahead, behind, short, end, *blocks = asked[3:]
+
+    def inside(z):
+        return z.clamp(x - 0.1, x + 0.1)
+
+    torch.testing.assert_close(ahead, inside(here + uphill))
+    torch.testing.assert_close(behind, inside(here - uphill))
+    signs = ascent(of(ahead), of(behind))[:, None]
+    torch.testing.assert_close(short, inside(here + 0.07 * signs))
+    torch.testing.assert_close(end, torch.where(signs == 0, here, x + 0.1 * signs))
+    worst = torch.stack([change(of(v)) for v in asked[:5]])
+    before = torch.stack([asked[int(k)][row] for row, k in enumerate(worst.argmax(0))])
+    for draw, version in enumerate(blocks):
+        place, sign = block(x, draw, seed=5)
+        torch.testing.assert_close(version, torch.where(place, x + 0.1 * sign, before))
+    assert len(blocks) == 3
+    every = torch.stack([change(of(v)) for v in asked])
+    torch.testing.assert_close(found.change, every.amax(0))
+
+
+def test_a_difference_that_rounding_could_make_is_no_way_up():
+    ahead, behind = torch.tensor([[[1.0, 0.5, 0.2, 0.0]]]), torch.tensor([[[1.000004, 0.4, 0.3, 0.0]]])
+    assert ascent(ahead, behind).tolist() == [[[0, 1, -1, 0]]]
+    assert ascent(100 * ahead, 100 * behind).tolist() == [[[0, 1, -1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "radius"), [(None, 0.25), ((0.0, 1.0), 0.25), ((0.0, 1.0), 0.001), ((-1.0, 3.0), 0.25)]
+)
+def test_all_that_is_asked_stays_in_the_ball_and_in_the_bounds(bounds, radius):
     x = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
     x[0, 0, 0, :2] = torch.tensor([1.004, -0.004])  # what the model lets pass
-    width = 0.25 * (1 if bounds is None else bounds[1] - bounds[0])
-    found, asked = run(x, bounds, radius=0.25, steps=3, step=2.0)
+    width = radius * (1 if bounds is None else bounds[1] - bounds[0])
+    found, asked = run(x, bounds, radius=radius, steps=3, step=1.5)
     assert len(asked) == 4 + 3 * 8
     for version in asked:
         assert float((version - x).abs().max()) <= width + 1e-6  # single precision

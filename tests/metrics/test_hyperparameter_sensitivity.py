@@ -57,6 +57,15 @@ def test_a_method_that_draws_nothing_is_one_and_is_not_run_again(how):
         assert model.backwards == 2
 
 
+def test_equal_maps_are_alike_whatever_their_ties_but_for_constant_ones():
+    model = attribution.Model(network())
+    x = images()
+    x[:, :, :2] = 1.0  # more than a tenth of the pixels come first
+    assert metrics.create("seed_sensitivity", similarity="top_k").score(Turned(model), x, target=0).tolist() == [1, 1]
+    with pytest.warns(RuntimeWarning, match="2 of 2 maps"):
+        assert metrics.create("seed_sensitivity").score(Turned(model, angle=2), x, target=0).isnan().all()
+
+
 def test_equal_settings_are_one_and_explained_once():
     CALLS.clear()
     made = Turned(attribution.Model(network()), angle=4)
