@@ -30,6 +30,9 @@ from .randomization.efficient_mprt import EfficientMPRT
 from .randomization.model_randomization import ModelRandomization
 from .randomization.random_logit import RandomLogit
 from .randomization.smooth_mprt import SmoothMPRT
+from .robustness.attribution_attack import AttributionAttack
+from .robustness.hyperparameter_sensitivity import HyperparameterSensitivity
+from .robustness.seed_sensitivity import SeedSensitivity
 from .robustness.sensitivity_max import SensitivityMax
 from .study import Study
 
@@ -51,6 +54,7 @@ __all__ = [
     "register",
     "similarity",
     "AreaOverCurve",
+    "AttributionAttack",
     "AverageHighestConfidence",
     "Complexity",
     "Deletion",
@@ -58,6 +62,7 @@ __all__ = [
     "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
     "Insertion",
@@ -72,6 +77,7 @@ __all__ = [
     "Road",
     "RoadDifference",
     "RoadLeast",
+    "SeedSensitivity",
     "SensitivityMax",
     "SensitivityN",
     "SmoothMPRT",
