@@ -17,10 +17,10 @@ from ._style import BODY, FONT, GREY, MARGIN, SMALL, TITLE, Pixels, Sheet
 from .cost import INKS as ALL
 from .curves import DASHES
 
-INKS = (*ALL[:5], ALL[6])  # without the second blue
+INKS = (*ALL[:5], ALL[6], "#7B3FBF", "#8B1A1A")  # two others for the second blue
 
 LEVEL = 0.95
-STEP, LEAST, MOST, HEIGHT, AXIS = 1.05, 4.6, 8.4, 3.4, 0.55  # inches: between stages, the plot, room for its numbers
+STEP, LEAST, MOST, HEIGHT, AXIS = 1.05, 4.6, 8.4, 3.6, 0.55  # inches: between stages, the plot, room for its numbers
 DODGE, SPREAD = 0.045, 0.5  # from one method's bar to the next in inches, and of all of them at most in steps
 FLOOR = 0.38  # steps on either side of the last stage: how long a floor's line is
 ALIKE = 0.1  # floors whose means differ by no more are one band
@@ -159,7 +159,7 @@ def _numbers(given: Any, what: str, shape: tuple[int | None, ...]) -> Pixels:
     table = _style.numbers(given)
     fits = table.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, table.shape, strict=True))
     if not fits or not len(table):
-        wanted = "(images,)" if len(shape) == 1 else f"(images, {shape[1]} stages)"
+        wanted = shape if len(shape) == 1 else f"(images, {shape[1]} stages)"
         raise ValueError(f"{what}: the shape is {table.shape}, and should be {wanted}")
     if np.isinf(table).any():
         raise ValueError(f"{what}: a similarity is finite, or NaN where it is undefined, and some are infinite")
@@ -189,7 +189,9 @@ class _Plot:
         self.named = [(float(one.mean[one.last]), self.label(one), one) for one in lines if one.last is not None]
         rows = sum(1 + _style.wrap(text, LINES - 0.3, SMALL, lines=3).count("\n") for _, text, _ in self.named)
         self.height = max(HEIGHT, rows * SPACE + len(self.named) * _style.LEADING)
-        self.title = _style.wrap(f"similarity to the trained network's map ({how})", self.height, BODY, lines=2)
+        self.title = f"similarity to the trained network's map ({how})"
+        if _style.extent(self.title, BODY)[0] > self.height:
+            self.title = _style.wrap(self.title.replace(" (", "\n("), self.height, BODY, lines=3)
         self.axis = AXIS + _style.extent(self.title, BODY)[1]
 
         names = [TRAINED, *stages][self.first :]
