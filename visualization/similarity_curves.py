@@ -68,7 +68,7 @@ def similarity_curves(
 
     Example:
         >>> figure = similarity_curves({"saliency": [[0.9, 0.2], [0.7, 0.1]]}, stages=["fc", "layer4"])
-        >>> figure.axes[0].lines[0].get_ydata().round(2).tolist()
+        >>> figure.axes[0].lines[-1].get_ydata().round(2).tolist()
         [0.8, 0.15]
     """
     names = [str(s) for s in stages]
@@ -289,7 +289,7 @@ class _Plot:
         axes.vlines(
             x[known], line.low[:-1][known], line.high[:-1][known], color=colour, linewidth=1.1, alpha=0.7, zorder=2
         )
-        if not self.band:
+        if not self.band and not np.isnan(line.mean[-1]):
             last = len(self.stages)
             axes.plot(
                 [last - FLOOR, last + FLOOR], [line.mean[-1]] * 2, color=colour, linewidth=1.6, linestyle=(0, (1, 1.2)),

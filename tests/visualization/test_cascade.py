@@ -1,3 +1,5 @@
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_rows_are_methods_and_columns_are_stages(image, maps, words, check_layou
     assert labels_of(figure) == ["image", "colour bar", *(f"{m}: {s}" for m in maps for s in ("trained", *STAGES))]
     for method in maps:
         row = [place(figure, f"{method}: {s}") for s in ("trained", *STAGES)]
-        assert all(a[0] + a[2] < b[0] and a[1] == b[1] for a, b in zip(row, row[1:], strict=False))
+        assert all(a[0] + a[2] < b[0] and a[1] == b[1] for a, b in itertools.pairwise(row))
     first, second = (place(figure, f"{m}: fc") for m in maps)
     assert first[0] == second[0]
     assert first[1] + first[3] < second[1]
