@@ -192,6 +192,7 @@ class Randomized:
             with torch.no_grad():
                 for key, tensor in _tensors(module):
                     tensor.copy_(drawn[key])
+        self.model.changed()
 
     def restore(self, modules: Sequence[str]) -> None:
         """Set what these modules hold themselves to the trained values."""
@@ -200,6 +201,7 @@ class Randomized:
             with torch.no_grad():
                 for key, tensor in _tensors(self.network.get_submodule(name)):
                     tensor.copy_(trained[key])
+        self.model.changed()
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

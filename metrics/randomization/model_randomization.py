@@ -1,38 +1,24 @@
 """Model parameter randomization: whether a map changes when the network's weights are drawn anew."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.model import Model
-from attriscope.attribution.targets import Target
+from attriscope.attribution.targets import Target, TargetLike
 from torch import Tensor
 
 from .._again import explained, reseeded
-from .._similarity import Similarity, similarity
+from .._similarity import Similarity, checked, compared, described, similarity
 from ..metric import MethodMetric, Scored, register
 from ._networks import Randomized, Stage, stages
 
 Order = Literal["top_down", "bottom_up", "independent", "full"]
 
 __all__ = ["ModelRandomization", "Order"]
-
-
-def channel_norms(model: Model, images: Tensor, layer: str) -> Tensor:
-    """The length of every channel of a layer's output, `(N, K, 1)`.
-
-    Args:
-        model: The model.
-        images: `(N, C, H, W)`.
-        layer: A layer with a map.
-    """
-    model.layers(images)  # its layout is known once it has seen an input
-    activation = model.activations(images, layer, rows=torch.arange(len(images)), count=len(images))
-    maps: Tensor = model.layout(layer).maps(activation)
-    return maps.flatten(2).double().square().sum(2, keepdim=True).sqrt()
 
 
 @register(
@@ -109,27 +95,25 @@ class ModelRandomization(MethodMetric):
 
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
         """Explain by every network; all images of a stage together."""
-        model = attributor.model
-        found = stages(model, images, self.stages)
-        ceiling = self._alike(maps, self._maps(reseeded(attributor), images, target))
-        try:
-            layer = model.auto_layer(images)
-            trained = channel_norms(model, images, layer)
-        except ValueError:  # no layer has a map
-            layer = None
-        every, survival, last = [], [], []
+        found = stages(attributor.model, images, self.stages)
+        everything = [m for stage in found for m in stage.modules]
+        own = self._described(maps)
+        ceiling = self._alike(own, self._described(self._maps(reseeded(attributor), images, target)))
+        randomized = Randomized(attributor.model)
+        method = attributor.with_model(randomized.model)
+        lengths = _channels(attributor.model, randomized.model, images)
+        trained, survival = lengths(), []
+        every, last = [], []
         for s in range(self.seeds):
-            randomized = Randomized(model)
-            method = attributor.with_model(randomized.model)
             curve = []
             for _ in self._networks(randomized, found, self.seed + s):
-                random = self._maps(method, images, target)
-                curve.append(self._alike(maps, random))
-                if layer is not None:
-                    survival.append(similarity(trained, channel_norms(randomized.model, images, layer)))
+                random = self._described(self._maps(method, images, target))
+                curve.append(self._alike(own, random))
+                survival.append(similarity(trained, lengths()))
             if self.order == "independent":
-                randomized.draw([m for stage in found for m in stage.modules], self.seed + s)
-                random = self._maps(method, images, target)
+                randomized.draw(everything, self.seed + s)
+                random = self._described(self._maps(method, images, target))
+            randomized.restore(everything)
             last.append(random)
             every.append(torch.stack(curve, 1))
         values = torch.stack(every)  # (S, N, K)
@@ -138,27 +122,73 @@ class ModelRandomization(MethodMetric):
         details = {
             "ceiling": ceiling,
             "floor": torch.stack(floor).nanmean(0) if floor else nothing,
-            "survival": torch.stack(survival).nanmean(0) if survival else nothing,
+            "survival": torch.stack(survival).nanmean(0),
             "spread": values.nanmean(2).std(0) if self.seeds > 1 else nothing,
             "undefined": values.isnan().sum((0, 2)).double(),
         }
         share = torch.arange(1, values.shape[2] + 1, dtype=torch.float64) / values.shape[2]
         return Scored(values.nanmean((0, 2)), share, values.nanmean(0), details=details)
 
+    def maps_by_stage(
+        self, attributor: Attributor, images: Tensor, target: TargetLike | Target = None
+    ) -> tuple[list[str], Tensor]:
+        """What `visualization.cascade` shows: the maps that the first seed's networks give.
+
+        Args:
+            attributor: The method, on the trained network.
+            images: `(N, C, H, W)`.
+            target: What is explained; `None` is the class that the trained network names.
+
+        Returns:
+            The names of the K stages in their order, and the maps `(N, K + 1, H, W)`, those of the trained network first.
+        """
+        model = attributor.model
+        images = model.check(images)
+        frozen = model.resolve(images, target)
+        found = stages(model, images, self.stages)
+        randomized = Randomized(model)
+        method = attributor.with_model(randomized.model)
+        maps = [self._maps(attributor, images, frozen)]
+        names = []
+        for name in self._networks(randomized, found, self.seed):
+            names.append(name)
+            maps.append(self._maps(method, images, frozen))
+        return names, torch.cat(maps, 1)
+
     def _maps(self, attributor: Attributor, images: Tensor, target: Target) -> Tensor:
         """A method's maps, made again."""
         (maps,) = explained(attributor, 1, lambda _: (images, target), len(images))
         return maps
 
-    def _alike(self, maps: Tensor, others: Tensor) -> Tensor:
-        return similarity(maps, others, self.similarity, absolute=self.absolute, smooth=self.smooth)
+    def _described(self, maps: Tensor) -> Tensor:
+        """What is compared of maps: found once of those that meet many others."""
+        flat = checked(maps, self.similarity, self.smooth)
+        return described(flat, self.similarity, absolute=self.absolute, smooth=self.smooth)
 
-    def _networks(self, randomized: Randomized, found: list[Stage], seed: int) -> Iterator[None]:
-        """Bring the copy from one stage to the next."""
+    def _alike(self, one: Tensor, other: Tensor) -> Tensor:
+        return compared(one, other, self.similarity, absolute=self.absolute)
+
+    def _networks(self, randomized: Randomized, found: list[Stage], seed: int) -> Iterator[str]:
+        """Bring the copy from one stage to the next, whose name is given."""
         if self.order == "full":
             found = [Stage("all", tuple(m for stage in found for m in stage.modules))]
         for stage in reversed(found) if self.order == "top_down" else found:
             randomized.draw(stage.modules, seed)
-            yield
+            yield stage.name
             if self.order == "independent":
                 randomized.restore(stage.modules)
+
+
+def _channels(trained: Model, copied: Model, images: Tensor) -> Callable[[], Tensor]:
+    """What gives the lengths of the channels of the last map that the copy has now, `(N, K, 1)`."""
+    try:
+        layer = trained.auto_layer(images)
+    except ValueError:  # it has none
+        return lambda: torch.full((len(images), 1, 1), torch.nan)
+    layout, rows = trained.layout(layer), torch.arange(len(images))
+
+    def lengths() -> Tensor:
+        activation = copied.activations(images, layer, rows=rows, count=len(images))
+        return layout.maps(activation).flatten(2).double().square().sum(2, keepdim=True).sqrt()
+
+    return lengths
