@@ -5,7 +5,7 @@ import copy
 import random
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ class _Block:
     owners: list[str]
     at: int  # when it ends
     place: tuple[int, ...]  # the grid of its output, or the output's shape where there is none
-    names: list[str] = field(default_factory=list)
 
 
 def stages(model: Model, images: Tensor, most: int) -> list[Stage]:
@@ -68,21 +67,22 @@ def stages(model: Model, images: Tensor, most: int) -> list[Stage]:
         raise ValueError("this network has no weights that could be drawn anew")
     ends = {call.name.partition("@")[0]: i for i, call in reversed(list(enumerate(calls)))}
     blocks = [_block(model, calls, ends, "", [n for n, _ in network.named_modules() if n in owned])]
-    total = _size(network, blocks[0])
+    half = _size(network, blocks[0]) / 2
     while divisible := [b for b in blocks if b.owners != [b.name]]:
-        largest = max(divisible, key=lambda b: _size(network, b))
-        if len(blocks) >= most and _size(network, largest) <= total / 2:
+        large = [b for b in divisible if _size(network, b) > half]
+        if not large and len(blocks) >= most:
             break
-        where = blocks.index(largest)
-        blocks[where : where + 1] = _inside(model, calls, ends, network, largest)
+        next_one = min(large or divisible, key=lambda b: (b.name.count(".") + bool(b.name), -_size(network, b)))
+        where = blocks.index(next_one)
+        blocks[where : where + 1] = _inside(model, calls, ends, network, next_one)
     blocks.sort(key=lambda b: b.at)
+    if len(blocks) > 1 and not blocks[0].name:  # what lies beside all layers, as class tokens do, goes with the first
+        blocks[:2] = [_joined(*blocks[:2])]
     while len(blocks) > most:
         pairs = range(len(blocks) - (2 if len(blocks) > 2 else 1))  # the last stays alone
         i = min(pairs, key=lambda i: _apart(network, blocks[i], blocks[i + 1]))
-        first, second = blocks[i : i + 2]
-        names = [*(first.names or [first.name]), *(second.names or [second.name])]
-        blocks[i : i + 2] = [_Block(first.name, first.owners + second.owners, second.at, second.place, names)]
-    return [Stage(_called(network, b, owned), tuple(b.owners)) for b in blocks]
+        blocks[i : i + 2] = [_joined(*blocks[i : i + 2])]
+    return [Stage(_called(b, owned), tuple(b.owners)) for b in blocks]
 
 
 def _own(module: nn.Module) -> bool:
@@ -125,9 +125,11 @@ def _inside(
     for own in parts:
         name = block.name if own == [block.name] else start + own[0].removeprefix(start).partition(".")[0]
         found.append(_block(model, calls, ends, name, own))
-    if parts and parts[0] == [block.name] and not block.name:
-        found[0].at = -1  # what lies beside all layers, as class tokens do, is drawn with the first
     return found
+
+
+def _joined(first: _Block, second: _Block) -> _Block:
+    return _Block(second.name, first.owners + second.owners, second.at, second.place)
 
 
 def _size(network: nn.Module, block: _Block) -> int:
@@ -137,21 +139,23 @@ def _size(network: nn.Module, block: _Block) -> int:
 
 def _apart(network: nn.Module, first: _Block, second: _Block) -> tuple[bool, int]:
     """How little two neighbours belong together."""
-    same = first.place == second.place or not first.place
-    return not same, _size(network, first) + _size(network, second)
+    return first.place != second.place, _size(network, first) + _size(network, second)
 
 
-def _called(network: nn.Module, block: _Block, owned: set[str]) -> str:
-    """A module's name where a block is the whole of it, the first and the last otherwise."""
-    if owned == set(block.owners):
+def _called(block: _Block, owned: set[str]) -> str:
+    """A module's name where a block is the whole of it, the first and the last such names otherwise."""
+    own = set(block.owners)
+    if own == owned:
         return "all"
-    names = [n for n in block.names or [block.name] if n] or [type(network).__name__]
-    inner = block.owners[-1]
-    while inner:
-        if {n for n in owned if n == inner or n.startswith(f"{inner}.")} == set(block.owners):
-            return inner
-        inner = inner.rpartition(".")[0]
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+    def whole(name: str) -> str:
+        """The largest module around a name that lies in the block."""
+        outer = name.rpartition(".")[0]
+        inside = {n for n in owned if n == outer or n.startswith(f"{outer}.")}
+        return whole(outer) if outer and inside <= own else name
+
+    first, last = whole(next(n for n in block.owners if n)), whole(block.owners[-1])
+    return first if first == last else f"{first} to {last}"
 
 
 class Randomized:

@@ -180,11 +180,11 @@ class ModelRandomization(MethodMetric):
 
 
 def _channels(trained: Model, copied: Model, images: Tensor) -> Callable[[], Tensor]:
-    """What gives the lengths of the channels of the last map that the copy has now, `(N, K, 1)`."""
+    """What gives the lengths of the channels of the last map that the copy has now, `(N, K, 1)`; one channel of 0 for none."""
     try:
         layer = trained.auto_layer(images)
-    except ValueError:  # it has none
-        return lambda: torch.full((len(images), 1, 1), torch.nan)
+    except ValueError:
+        return lambda: torch.zeros(len(images), 1, 1)
     layout, rows = trained.layout(layer), torch.arange(len(images))
 
     def lengths() -> Tensor:
