@@ -34,6 +34,7 @@ from .robustness.attribution_attack import AttributionAttack
 from .robustness.hyperparameter_sensitivity import HyperparameterSensitivity
 from .robustness.seed_sensitivity import SeedSensitivity
 from .robustness.sensitivity_max import SensitivityMax
+from .sanity import SanityReport, sanity_report
 from .study import Study
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "MethodMetric",
     "Metric",
     "Preparation",
+    "SanityReport",
     "Scored",
     "Study",
     "agreement",
@@ -52,6 +54,7 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "sanity_report",
     "similarity",
     "AreaOverCurve",
     "AttributionAttack",
