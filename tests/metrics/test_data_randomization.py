@@ -152,6 +152,22 @@ def test_maps_are_compared_as_the_options_say(options):
         assert torch.equal(found.scores if name == "score" else found.details[name], expected)
 
 
+@pytest.mark.parametrize("name", ["layer_gradient_x_activation", "deep_lift", "lrp_zplus", "lrp_gamma"])
+def test_what_a_method_made_of_one_network_is_not_used_for_the_other(name):
+    images, labels = data()
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).eval()
+    model = Model(conv)
+    made = attribution.create(name, model)
+    found = quick(epochs=3, rate=0.01).score(made, images[:4], labels[:4], curves=True)
+    copied = Randomized(model)
+    copied.draw(stages(model, images, 1)[0].modules, 1)
+    quick(epochs=3, rate=0.01)._fit(copied, images, labels, 1)
+    maps = [made.with_model(m).attribute(images[:4], labels[:4]) for m in (model, copied.model)]
+    # float32 maps of 36 pixels: two neighbours in rank that change places move the correlation by 6 / 36^3
+    torch.testing.assert_close(found.details["twin"], similarity(*maps), rtol=0, atol=1e-3, equal_nan=True)
+
+
 def without(options):
     return {k: v for k, v in options.items() if k != "similarity"}
 
@@ -356,6 +372,15 @@ def test_losses_are_those_of_the_activations():
     torch.testing.assert_close(data_randomization._loss(logits[:, :1], labels, "softmax"), one)
 
 
+def test_accuracies_are_of_the_largest_logit_or_of_one_s_sign():
+    many, labels = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 1.0, 0.5]]), torch.tensor([2, 0, 2])
+    assert data_randomization._accuracy(many.__getitem__, labels) == 2 / 3
+    one, labels = torch.tensor([[0.1], [-0.1], [0.4], [-3.0]]), torch.tensor([1, 0, 1, 1])
+    assert data_randomization._accuracy(one.__getitem__, labels) == 3 / 4
+    labels = torch.arange(600) % 2  # more than one slice
+    assert data_randomization._accuracy(lambda part: labels[part, None] - 0.5, labels) == 1
+
+
 def test_further_arguments_and_adapters_are_the_model_s():
     class Odd(nn.Module):
         def __init__(self):
@@ -413,6 +438,11 @@ def test_what_cannot_be_trained_is_refused(fits):
     for judge, network, text in cases:
         with pytest.raises(ValueError, match=text):
             judge.score(attribution.create("edge", network), images[:2], 0)
+    model = Model(wide())
+    with pytest.raises(ValueError, match="pass data="):  # as a study calls it
+        cases[0][0].measure(
+            attribution.create("edge", model), images[:2], model.resolve(images[:2], 0), torch.rand(2, 1, 6, 6)
+        )
     with pytest.raises(ValueError, match="made elsewhere"):
         quick().score(attribution.from_maps(torch.rand(2, 6, 6), wide(), name="mine"), images[:2], 0)
     with pytest.raises(ValueError, match=r"outputs are \(N, classes\)"):
