@@ -26,6 +26,7 @@ from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .photographs import Preparation
+from .randomization.data_randomization import DataRandomization
 from .randomization.efficient_mprt import EfficientMPRT
 from .randomization.model_randomization import ModelRandomization
 from .randomization.random_logit import RandomLogit
@@ -60,6 +61,7 @@ __all__ = [
     "AttributionAttack",
     "AverageHighestConfidence",
     "Complexity",
+    "DataRandomization",
     "Deletion",
     "EffectiveComplexity",
     "EfficientMPRT",

@@ -219,7 +219,7 @@ def _drawn(module: nn.Module, seed: int) -> dict[str, Tensor]:
     """New values for what a module holds, made on the CPU, whatever its device."""
     filled: dict[str, Tensor] = {}
     initialiser = next((n for n in INITIALISERS if hasattr(module, n)), None)
-    with _seeded(seed):
+    with seeded(seed):
         if initialiser is not None:
             twin = copy.deepcopy(module).cpu()  # some set their children too
             with torch.no_grad():
@@ -246,7 +246,7 @@ def _bare(module: nn.Module, name: str, trained: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """The global generators of the CPU set to a seed, and afterwards to where they were."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  initialisers may draw from it
     try:
