@@ -39,13 +39,14 @@ def explained(
     alike = all(isinstance(value, ALIKE) for value in attributor.params.values())
     together = max(1, size // images) if alike else 1
     for start in range(0, versions, together):
-        made = [make(k) for k in range(start, min(start + together, versions))]
-        inputs, target = torch.cat([x for x, _ in made]), joined([t for _, t in made])
-        shared, model.shared = model.shared, None
-        try:
-            maps = attributor.attribute(inputs, target)
-        finally:
-            model.shared = shared
+        with torch.inference_mode(mode=False):  # what is made in it could serve no gradient
+            made = [make(k) for k in range(start, min(start + together, versions))]
+            inputs, target = torch.cat([x for x, _ in made]), joined([t for _, t in made])
+            shared, model.shared = model.shared, None
+            try:
+                maps = attributor.attribute(inputs, target)
+            finally:
+                model.shared = shared
         yield from maps.split(images)
 
 

@@ -274,6 +274,19 @@ def test_the_network_and_the_global_generators_are_as_before():
     assert random.getstate() == generators[2]
 
 
+def test_what_an_initialiser_leaves_out_is_drawn_all_the_same():
+    class Partly(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.scale = nn.Parameter(torch.linspace(1, 2, 4))
+
+    network = Partly()
+    copied = Randomized(attribution.Model(network))
+    copied.draw([""], seed=0)
+    assert not bool((copied.network.scale == network.scale).any())
+    assert float(copied.network.weight.abs().max()) <= 0.5  # Linear's own: 1 / sqrt(4)
+
+
 def test_an_initialiser_that_draws_from_numpy_is_repeatable_and_one_that_wants_arguments_is_none():
     class Own(nn.Module):
         def __init__(self):
@@ -413,6 +426,16 @@ def test_seeds_are_runs_of_one_seed_each():
     both = metric(seed=3).score(method, images(), target=0)
     alone = [metric(seeds=1, seed=s).score(method, images(), target=0) for s in (3, 4)]
     assert torch.allclose(both, torch.stack(alone).mean(0))
+
+
+def test_it_runs_in_inference_mode_too():
+    method = attribution.create("gradient", attribution.Model(resnet()))
+    outside = metric(seeds=1).score(method, images(), target=0)
+    with torch.inference_mode():
+        inside = metric(seeds=1).score(method, images(), target=0)
+        samples = metrics.create("sensitivity_max", samples=2).score(method, images(), target=0)
+    assert torch.equal(inside, outside)
+    assert bool((samples > 0).all())
 
 
 def test_options_reach_the_similarity():
