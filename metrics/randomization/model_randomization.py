@@ -72,6 +72,7 @@ class ModelRandomization(MethodMetric):
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     undefined: ClassVar[str] = "a map, or all of those of random networks, is the same everywhere"
+    at_most: ClassVar[bool] = True  # a network may have fewer stages
     small: ClassVar[dict[str, object]] = {"stages": 1, "seeds": 2}
 
     order: Order = "top_down"
