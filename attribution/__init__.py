@@ -22,6 +22,7 @@ from .conformance import check, checks
 from .control.center import Center
 from .control.constant import Constant
 from .control.edge import Edge
+from .control.input import Input
 from .control.random import Random
 from .explanation import Explanation
 from .external import FromCaptum, FromMaps, from_captum, from_maps
@@ -144,6 +145,7 @@ __all__ = [
     "HiResCAM",
     "IDGI",
     "IIA",
+    "Input",
     "InputXGradient",
     "IntegratedGradients",
     "InternalInfluence",

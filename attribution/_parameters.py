@@ -224,6 +224,8 @@ def _is(value: Any, base: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+        return f"({', '.join(map(_short, value))})"
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 

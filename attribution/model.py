@@ -213,6 +213,7 @@ class Model:
         self._learnt: dict[Any, Any] = {}  # what methods found out about the network; see `learn`
         self._takes_any = False  # a head: its kind is the rank of the activation that it gets
         self._kept: Any = None  # what must live as long as an altered copy does
+        self._own = False  # its network is nobody else's; see `copy`
 
     @classmethod
     def wrap(cls, network: "Model | Network") -> "Model":
@@ -310,7 +311,7 @@ class Model:
     def refresh(self) -> None:
         """Make the private copies anew if the network changed since they were made; cheap where it did not."""
         network = self.network
-        if not isinstance(network, nn.Module):
+        if self._own or not isinstance(network, nn.Module):
             return
         tensors = [*network.parameters(), *network.buffers()]
         hooks = [h for m in network.modules() for kind in _lean.HOOKS for h in getattr(m, kind).values()]
@@ -566,6 +567,8 @@ class Model:
             self.refresh()
         self._enter(images)
         self._count = count or len(images)
+        if self._own:  # it would be cut anew after every change
+            return self._seen(images, layer, torch.arange(len(images)) if rows is None else rows, self._count)
         key = ("trunk", layer)
         if key not in self._splits:
             network = self._module("activations")
@@ -575,6 +578,20 @@ class Model:
             self._splits[key][0]._parent = self
         out: Tensor = self._splits[key][0].outputs(images, rows=rows, count=count)
         return out
+
+    def _seen(self, images: Tensor, layer: str, rows: Tensor, count: int) -> Tensor:
+        """A layer's output in whole passes of the network."""
+        network = self._module("activations")
+        tap = _layers.Tap(network, *_layers.parse(layer))
+
+        def look(_part: slice, x: Tensor, run: Callable[[Tensor], Any]) -> Tensor:
+            run(x)
+            return tap.leaf.clone()
+
+        with _lean.evaluating(network):
+            found = self._map(images.detach(), rows, count, "forward", look, engine=tap)
+        self._charge(rows, backward=False)
+        return torch.cat(found)
 
     # -- layers --------------------------------------------------------------------------------------------------------
 
@@ -884,6 +901,33 @@ class Model:
             made.fast, made._kept = False, kept
             self._splits[key] = made, made
         return self._splits[key][1]
+
+    @plainly
+    def copy(self) -> "Model":
+        """This model over a copy of its network, for one who writes to the copy and calls `changed` then.
+
+        No tensor is shared with the network. What is evaluated is counted here too. The copy is run as it is: a fast one, or
+        an export, of a network that changes again and again takes longer than it saves.
+
+        Raises:
+            ValueError: The network is a bare callable, or cannot be copied.
+        """
+        network = _lean.shadow(self.network) if isinstance(self.network, nn.Module) else None
+        if network is None:
+            raise ValueError("this network cannot be copied: a bare callable, or a module that deepcopy fails on")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.data = parameter.data.clone()
+        made = object.__new__(type(self))
+        plain = {"network": network, "fast": False, "_backend": "torch", "_fingerprint": None}
+        made.__setstate__({**self.__getstate__(), **plain})
+        made._twin, made._own, made._parent, made._paces = network, True, self, self._paces
+        return made
+
+    def changed(self) -> None:
+        """Forget what was found out of the weights of a copy, which have been written to."""
+        self._splits.clear()
+        self._learnt.clear()
 
     def _module(self, what: str) -> nn.Module:
         if not isinstance(self.network, nn.Module):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from attriscope.cli.models import load
 
-from . import extremal, submodular
+from . import extremal, sanity, submodular
 
-STUDIES = ("extremal", "submodular")
+STUDIES = ("extremal", "sanity", "submodular")
 
 
 def photographs(folder: Path) -> list[tuple[Path, int, bool]]:
@@ -32,12 +32,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--backend", default="torch", help="what runs passes without gradients: torch, onnx, openvino")
     parser.add_argument("--full", type=int, help="extremal: images on which the full search, minutes each, is made too")
+    parser.add_argument("--shown", type=int, default=0, help="sanity: which photograph the cascade shows")
     given = parser.parse_args()
-    every = [one for one in photographs(given.images) if one[2] or given.study != "extremal"]
+    every = [one for one in photographs(given.images) if one[2] or given.study == "submodular"]
     files, labels, right = zip(*every[: given.limit], strict=True)
     model, out = load("demo", backend=given.backend), given.out / given.study
     if given.study == "extremal":
         print(extremal.run(model, files, labels, out, jobs=given.jobs, full=given.full))
+    elif given.study == "sanity":
+        print(sanity.run(model, files, labels, out, jobs=given.jobs, shown=given.shown))
     else:
         print(submodular.run(model, files, labels, [not one for one in right], out, jobs=given.jobs))
 

@@ -21,6 +21,8 @@ SETTINGS: dict[str, dict[str, Any]] = {  # ours and the peers'; what is not here
     "guided_ig": {"steps": 50},
     "agi": {"classes": 2},
     "extremal_perturbation": {"steps": 100, "tolerance": 0.0, "continuation": False},
+    "lima": {"n_regions": 25},
+    "submodular": {"n_regions": 25},
 }
 
 

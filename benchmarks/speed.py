@@ -310,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often every row is timed")
     parser.add_argument(
-        "--family", help="only this family: gradient, path, region, cam, relevance, perturbation, metrics"
+        "--family", help="only this family: gradient, path, region, cam, relevance, perturbation, subset, metrics"
     )
     parser.add_argument(
         "--peers",

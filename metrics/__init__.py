@@ -1,5 +1,7 @@
 """Metrics that score attribution maps, and studies that compare methods."""
 
+from ._similarity import similarity
+from .agreement import Agreement, agreement
 from .complexity.complexity import Complexity
 from .complexity.effective_complexity import EffectiveComplexity
 from .complexity.sparseness import Sparseness
@@ -24,16 +26,28 @@ from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
 from .photographs import Preparation
+from .randomization.data_randomization import DataRandomization
+from .randomization.efficient_mprt import EfficientMPRT
+from .randomization.model_randomization import ModelRandomization
+from .randomization.random_logit import RandomLogit
+from .randomization.smooth_mprt import SmoothMPRT
+from .robustness.attribution_attack import AttributionAttack
+from .robustness.hyperparameter_sensitivity import HyperparameterSensitivity
+from .robustness.seed_sensitivity import SeedSensitivity
 from .robustness.sensitivity_max import SensitivityMax
+from .sanity import SanityReport, sanity_report
 from .study import Study
 
 __all__ = [
+    "Agreement",
     "MapMetric",
     "MethodMetric",
     "Metric",
     "Preparation",
+    "SanityReport",
     "Scored",
     "Study",
+    "agreement",
     "available",
     "check",
     "checks",
@@ -41,27 +55,37 @@ __all__ = [
     "create",
     "describe",
     "register",
+    "sanity_report",
+    "similarity",
     "AreaOverCurve",
+    "AttributionAttack",
     "AverageHighestConfidence",
     "Complexity",
+    "DataRandomization",
     "Deletion",
     "EffectiveComplexity",
+    "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
     "Insertion",
     "InsertionMinusDeletion",
     "LabelLeakage",
+    "ModelRandomization",
     "MuFidelity",
     "PixelFlipping",
     "PointingGame",
+    "RandomLogit",
     "RelevanceRankAccuracy",
     "Road",
     "RoadDifference",
     "RoadLeast",
+    "SeedSensitivity",
     "SensitivityMax",
     "SensitivityN",
+    "SmoothMPRT",
     "Sparseness",
     "SymmetricRelevanceGain",
 ]

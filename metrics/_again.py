@@ -39,13 +39,14 @@ def explained(
     alike = all(isinstance(value, ALIKE) for value in attributor.params.values())
     together = max(1, size // images) if alike else 1
     for start in range(0, versions, together):
-        made = [make(k) for k in range(start, min(start + together, versions))]
-        inputs, target = torch.cat([x for x, _ in made]), joined([t for _, t in made])
-        shared, model.shared = model.shared, None
-        try:
-            maps = attributor.attribute(inputs, target)
-        finally:
-            model.shared = shared
+        with torch.inference_mode(mode=False):  # what is made in it could serve no gradient
+            made = [make(k) for k in range(start, min(start + together, versions))]
+            inputs, target = torch.cat([x for x, _ in made]), joined([t for _, t in made])
+            shared, model.shared = model.shared, None
+            try:
+                maps = attributor.attribute(inputs, target)
+            finally:
+                model.shared = shared
         yield from maps.split(images)
 
 
@@ -56,3 +57,9 @@ def joined(targets: list[Target]) -> Target:
     if first.index is not None:
         return Target(rows, first.count, index=torch.cat([t.index for t in targets if t.index is not None]))
     return first.take(torch.arange(len(first)).repeat(len(targets)))  # a callable: the same for all versions
+
+
+def reseeded(attributor: Attributor) -> Attributor:
+    """The method with the next seed, or itself where it has none."""
+    seed = attributor.params.get("seed")
+    return attributor if seed is None else type(attributor)(attributor.model, **{**attributor.params, "seed": seed + 1})

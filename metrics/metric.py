@@ -73,6 +73,7 @@ class Metric(Configured):
     undefined: ClassVar[str] = "constant maps rank no pixel before another"  # why a score may be NaN
     # whether a map of what decided must beat a random one: not so for a map's complexity, or how steady a method is
     faithful: ClassVar[bool] = False
+    at_most: ClassVar[bool] = False  # whether cost and explanations are upper bounds: some methods are spared a part
     small: ClassVar[dict[str, Any]] = {}  # options for tests on images of 16 x 16 pixels
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -221,6 +222,13 @@ class MethodMetric(Metric):
     It is a subclass that declares its options as annotated fields, and defines `measure` and `explanations`.
     """
 
+    def accept(self, attributor: Attributor) -> None:
+        """Refuse a method that cannot be scored, before anything is run.
+
+        Raises:
+            ValueError: It cannot, in a sentence that says why.
+        """
+
     @abstractmethod
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
         """Score a method on some images.
@@ -264,18 +272,20 @@ class MethodMetric(Metric):
 
         Raises:
             TypeError: `attributor` is none.
-            ValueError: Anything is wrong with inputs or target.
+            ValueError: Anything is wrong with inputs or target, or the method cannot be scored.
         """
         if not isinstance(attributor, Attributor):
             raise TypeError(
                 f"{self.name} runs the method again: pass an attributor, attribution.create(name, model), not "
                 f"{type(attributor).__name__}"
             )
+        self.accept(attributor)
         model = attributor.model
         images = model.check(inputs)
         images = images.to(model.device or images.device)
         frozen = model.resolve(images, target)
-        scored = self.measure(attributor, images, frozen, attributor.attribute(images, frozen))
+        with model.sharing():  # what the maps took, for whoever explains the same images again
+            scored = self.measure(attributor, images, frozen, attributor.attribute(images, frozen))
         self._tell(scored.scores)
         return scored if curves else scored.scores
 

@@ -1,6 +1,7 @@
 """What figures share that show an image by and by, and the score beside it: a row of pictures, and a plot with named lines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +42,13 @@ def typeset(number: str) -> str:
 
 
 def line_names(
-    sheet: Sheet, at: tuple[float, float], named: Sequence[tuple[float, str, str]], limits: tuple[float, float]
+    sheet: Sheet,
+    at: tuple[float, float],
+    named: Sequence[tuple[float, str, str]],
+    limits: tuple[float, float],
+    *,
+    height: float = HEIGHT,
+    dashes: Mapping[str, Any] | None = None,
 ) -> None:
     """The names of horizontal lines at the right of a plot: at their lines, or as near as others let them.
 
@@ -50,26 +57,29 @@ def line_names(
         at: The plot's upper right corner.
         named: Values, names and colours.
         limits: Of the plot's values.
+        height: Of the plot, in inches.
+        dashes: By name, of the line from there to the plot.
     """
     (x, y), (low, high) = at, limits
     gap = 0.3
     named = sorted(named, key=lambda n: -n[0])
-    wanted = [(high - v) / (high - low) * HEIGHT for v, *_ in named]
+    wanted = [(high - v) / (high - low) * height for v, *_ in named]
     texts = [_style.wrap(text, LINES - gap, SMALL, lines=3) for _, text, _ in named]
     sizes = [SPACE * (1 + text.count("\n")) + _style.LEADING for text in texts]
-    tops = spread([w - s / 2 for w, s in zip(wanted, sizes, strict=True)], sizes, HEIGHT)
+    tops = spread([w - s / 2 for w, s in zip(wanted, sizes, strict=True)], sizes, height)
     for (_, _, colour), text, top in zip(named, texts, tops, strict=True):
         sheet.text(x + gap, y + top, text, LINES - gap + 0.05, size=SMALL, colour=colour, lines=3)
     middles = [t + s / 2 for t, s in zip(tops, sizes, strict=True)]
 
     def leaders(axes: Axes) -> None:
         axes.set_axis_off()
-        for (_, _, colour), start, end in zip(named, wanted, middles, strict=True):
-            axes.plot([0, 1], [start, end], color=colour, linewidth=0.8, clip_on=False)
+        for (_, name, colour), start, end in zip(named, wanted, middles, strict=True):
+            look = (dashes or {}).get(name, "-")
+            axes.plot([0, 1], [start, end], color=colour, linestyle=look, linewidth=0.8, clip_on=False)
         axes.set_xlim(0, 1)
-        axes.set_ylim(HEIGHT, 0)
+        axes.set_ylim(height, 0)
 
-    sheet.axes((x, y, gap - 0.06, HEIGHT), leaders, "names")
+    sheet.axes((x, y, gap - 0.06, height), leaders, "names")
 
 
 def spread(tops: list[float], sizes: list[float], most: float) -> list[float]:

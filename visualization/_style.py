@@ -438,6 +438,16 @@ def number(score: float, limits: Sequence[float]) -> str:
     return f"{score:.3f}" if near and (abs(score) >= 0.1 or score == 0) else f"{score:#.2g}" if near else f"{score:.3g}"
 
 
+def numbers(given: Any) -> Pixels:
+    """Numbers of a tensor, wherever it lies, or of anything else that holds some.
+
+    Example:
+        >>> numbers(torch.ones(2)).dtype
+        dtype('float64')
+    """
+    return np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, dtype=np.float64)
+
+
 def identity(study: Study, label: str) -> dict[str, Any]:
     """The method behind a label, by which its colours are understood."""
     facts = study.methods[label]

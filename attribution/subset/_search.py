@@ -66,7 +66,12 @@ def _ranked(values: Tensor) -> list[int]:
     return found
 
 
-def greedy(d: int, *, extra: Extra = nothing, top: int | None = None) -> Search:
+def _flat(values: Tensor, plateau: float | None) -> bool:
+    """Whether values differ by no more than this share of the largest."""
+    return plateau is not None and bool(values.max() - values.min() <= plateau * values.abs().max())
+
+
+def greedy(d: int, *, extra: Extra = nothing, top: int | None = None, plateau: float | None = None) -> Search:
     r"""The region that adds most comes next, again and again (Chen et al. 2024, algorithm 1).
 
     .. math:: s_{k+1} = \arg\max_{c \notin S_k} F(S_k \cup \{c\})
@@ -77,18 +82,22 @@ def greedy(d: int, *, extra: Extra = nothing, top: int | None = None) -> Search:
         d: How many regions there are.
         extra: What sets are worth besides.
         top: How many are searched for; the rest comes in the order of the last comparison.
+        plateau: Where the candidates' values differ by no more than this share of the largest, the search ends, and the rest
+            comes in the order of the comparison before.
     """
     order: list[int] = []
     rest = list(range(d))
-    while len(rest) > 1:
+    before: Tensor | None = None  # of what is left, as it was last compared
+    while len(rest) > 1 and len(order) != top:
         sets = _with(order, rest, d)
         values = (yield sets) + extra(sets)
+        if _flat(values, plateau):
+            before = values if before is None else before
+            break
         best = _first(values)
         order.append(rest.pop(best))
-        if len(order) == top:
-            values = torch.cat([values[:best], values[best + 1 :]])
-            return order + [rest[i] for i in _ranked(values)]
-    return order + rest
+        before = torch.cat([values[:best], values[best + 1 :]])
+    return order + (rest if before is None else [rest[i] for i in _ranked(before)])
 
 
 def greedy_sets(d: int, top: int | None = None) -> int:
@@ -97,7 +106,7 @@ def greedy_sets(d: int, top: int | None = None) -> int:
     return steps * d - steps * (steps - 1) // 2
 
 
-def bidirectional(d: int, *, pending: int, extra: Extra = nothing) -> Search:
+def bidirectional(d: int, *, pending: int, extra: Extra = nothing, plateau: float | None = None) -> Search:
     r"""Both ends at once: the most important regions and the least (Chen et al. 2025, LiMA).
 
     Each step appends to S the region with the largest :math:`F(S \cup \{c\})`; of the `pending` regions with the smallest
@@ -109,14 +118,22 @@ def bidirectional(d: int, *, pending: int, extra: Extra = nothing) -> Search:
         d: How many regions there are.
         pending: Candidates for D that are looked at in each step; 0: none, and it is `greedy`.
         extra: What sets are worth besides.
+        plateau: As in `greedy`, of the candidates for S.
     """
     first: list[int] = []
     last: list[int] = []
     rest = list(range(d))
+    before: dict[int, float] = {}
     while len(rest) > 1:
         sets = _with(first, rest, d)
         values = yield sets
-        best = rest[_first(values + extra(sets))]
+        worth = values + extra(sets)
+        if _flat(worth, plateau):
+            old = worth if not before else torch.tensor([before[c] for c in rest], dtype=torch.float64)
+            rest = [rest[i] for i in _ranked(old)]
+            break
+        before = dict(zip(rest, worth.tolist(), strict=True))
+        best = rest[_first(worth)]
         candidates: list[int] = []
         if 0 < pending < len(rest):
             estimates = -(values + extra(_with(last, rest, d)))

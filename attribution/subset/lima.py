@@ -38,6 +38,8 @@ class LiMA(Subset):
     Args:
         preset: The weights of all four terms: "smdl" (1, 1, 1, 1), "lima" (20, 5, .01, 0) or "vps" (1, 1, 0, 0).
         pending: Regions that are looked at for the end of the order in each step; 0: none, which is greedy.
+        plateau: The search ends where candidates differ by no more than this share of what the best is worth, and the rest
+            comes in the order of the step before: where a score has saturated, or is zero. `None`: it never does.
         seed: Of the "noise" baseline.
 
     Returns:
@@ -58,10 +60,11 @@ class LiMA(Subset):
 
     preset: Preset = "lima"
     pending: Annotated[int, Range(0)] = 8
+    plateau: Annotated[float, Range(0)] | None = None
 
     def searched(self, d: int, extra: Extra) -> Search:
         """From both ends."""
-        return bidirectional(d, pending=self.pending, extra=extra)
+        return bidirectional(d, pending=self.pending, extra=extra, plateau=self.plateau)
 
     @classmethod
     def _sets(cls, options: Any, d: int) -> int:

@@ -52,6 +52,7 @@ class Submodular(Subset):
         top: How many regions are searched for; the rest comes in the order of what is known of them. `None`: all. Not of
             the bidirectional search.
         pending: Of the bidirectional search, as in `lima`.
+        plateau: Of the greedy and the bidirectional search, as in `lima`.
         samples: Of the guided search: random sets that the model is fitted to at first.
         candidates: Of the guided search: regions that are looked at in each step.
         refresh: Of the lazy search: how many gains are renewed at a time.
@@ -75,6 +76,7 @@ class Submodular(Subset):
     search: Strategy = "greedy"
     top: Count | None = None
     pending: Annotated[int, Range(0)] = 8
+    plateau: Annotated[float, Range(0)] | None = None
     samples: Count = 150
     candidates: Count = 6
     refresh: Count = 8
@@ -84,7 +86,7 @@ class Submodular(Subset):
     def searched(self, d: int, extra: Extra) -> Search:
         """As `search` says."""
         if self.search == "bidirectional":
-            return bidirectional(d, pending=self.pending, extra=extra)
+            return bidirectional(d, pending=self.pending, extra=extra, plateau=self.plateau)
         if self.search == "guided":
             return guided(
                 d, samples=self.samples, candidates=self.candidates, seed=self.seed, extra=extra, top=self.top
@@ -93,7 +95,7 @@ class Submodular(Subset):
             return lazy(d, refresh=self.refresh, rounds=self.rounds, extra=extra, top=self.top)
         if self.search == "stochastic":
             return stochastic(d, epsilon=self.epsilon, seed=self.seed, extra=extra, top=self.top)
-        return greedy(d, extra=extra, top=self.top)
+        return greedy(d, extra=extra, top=self.top, plateau=self.plateau)
 
     @classmethod
     def _sets(cls, options: Any, d: int) -> int:

@@ -9,7 +9,7 @@ from attriscope.attribution.randomness import uniforms
 from attriscope.attribution.targets import Target
 from torch import Tensor
 
-from .._again import explained
+from .._again import explained, reseeded
 from ..metric import MethodMetric, Scored, register
 
 STREAM = 900_003  # of the draws: other numbers than those of methods and of other metrics
@@ -123,9 +123,8 @@ class SensitivityMax(MethodMetric):
 
     def _floor(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Tensor:
         """The change where nothing but the method's seed does."""
-        seed = attributor.params.get("seed")
-        if seed is None:
+        other = reseeded(attributor)
+        if other is attributor:
             return change(maps, maps)
-        other = type(attributor)(attributor.model, **{**attributor.params, "seed": seed + 1})
         (again,) = explained(other, 1, lambda _: (images, target), len(images))
         return change(maps, again)

@@ -11,7 +11,7 @@ from attriscope.attribution.control.edge import sobel
 from attriscope.attribution.randomness import uniforms
 from scipy import ndimage, stats
 
-NAMES = ["center", "constant", "edge", "random"]
+NAMES = ["center", "constant", "edge", "input", "random"]
 
 
 def test_the_controls_are_a_family_and_all_that_is_blind():
@@ -60,13 +60,13 @@ def test_a_random_map_is_no_mask_of_a_method_with_the_same_seed(networks, images
         assert not bool((noise == drawn).any())
 
 
-@pytest.mark.parametrize("name", ["random", "constant"])
+@pytest.mark.parametrize("name", ["random", "constant", "input"])
 @pytest.mark.parametrize(("kind", "shape"), [("table", (3, 6)), ("tokens", (3, 6, 4))])
 def test_tables_and_tokens_get_maps_of_their_shape(name, kind, shape):
     model = attribution.Model(lambda x: x.reshape(len(x), -1)[:, :2], kind=kind)
     maps = attribution.create(name, model).attribute(torch.rand(shape, generator=torch.Generator().manual_seed(0)), 0)
     assert maps.shape == shape
-    assert maps.unique().numel() == (1 if name == "constant" else maps[0].numel())
+    assert maps[0].unique().numel() == (1 if name == "constant" else maps[0].numel())
 
 
 def test_a_constant_map_is_ones(networks, images):
@@ -89,6 +89,12 @@ def test_a_ramp_s_edge_is_its_slope_in_any_direction():
         ramp = 0.03 * (x * math.cos(angle) + y * math.sin(angle))
         inner = sobel(ramp[None, None])[0, 0, 1:-1, 1:-1]
         torch.testing.assert_close(inner, torch.full_like(inner, 0.03), atol=1e-6, rtol=0)  # differences in float32
+
+
+def test_the_input_is_its_own_map(networks, images):
+    x = images(2)
+    made = attribution.create("input", networks.cnn())
+    assert torch.equal(made.attribute(x, 0), x.sum(1, keepdim=True))
 
 
 def test_an_image_of_one_colour_has_no_edges(networks):

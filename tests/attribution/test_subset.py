@@ -271,6 +271,56 @@ def test_the_guided_search_asks_for_as_many_pairs_as_it_says(
     assert len(asked) == 2 + 2 * guided_sets(d, samples, candidates, top)
 
 
+def saturating(chosen: frozenset[int]) -> float:
+    """Worth of 7 regions that no more than 10 of is ever seen: two of the best are enough."""
+    return float(min(10, sum((1, 6, 2, 5, 4, 3, 0)[i] for i in chosen)))
+
+
+def test_a_search_ends_where_nothing_can_be_told_any_more() -> None:
+    order, asked = play(greedy(7, plateau=0.0), saturating)
+    assert len(asked) == 7 + 6 + 5  # after 6 and 4 the best is 10, with any third as well
+    assert order == [1, 3, 4, 5, 2, 0, 6]  # 6 + 5 and 6 + 4 are equal then; the rest as it was compared beside 6
+    everything, more = play(greedy(7), saturating)
+    assert len(more) == 27
+    assert everything == [1, 3, 0, 2, 4, 5, 6]  # what is compared after that has no order but the numbers'
+
+
+def test_a_plateau_of_a_share_ends_earlier_and_of_none_never() -> None:
+    f = modular([100, 99, 98, 97])
+    assert len(play(greedy(4, plateau=0.05), f)[1]) == 4
+    assert play(greedy(4, plateau=0.05), f)[0] == [0, 1, 2, 3]
+    assert len(play(greedy(4, plateau=0.001), f)[1]) == 9
+    assert len(play(greedy(4), lambda _: 1.0)[1]) == 9
+    assert len(play(greedy(4, plateau=0.0), lambda _: 1.0)[1]) == 4
+
+
+def test_both_ends_stop_at_a_plateau_too() -> None:
+    order, asked = play(bidirectional(7, pending=2, plateau=0.0), saturating)
+    full, more = play(bidirectional(7, pending=2), saturating)
+    assert len(asked) < len(more)
+    assert sorted(order) == list(range(7))
+    assert order[0] == full[0] == 1
+    assert order[-1] == full[-1] == 6
+    assert play(bidirectional(5, pending=2, plateau=0.0), lambda _: 1.0) == (
+        [0, 1, 2, 3, 4],
+        [frozenset([i]) for i in range(5)],
+    )
+
+
+@pytest.mark.parametrize("name", ["submodular", "lima"])
+def test_a_plateau_spares_forwards_of_a_network_that_says_nothing(name: str) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    nn.init.zeros_(network[1].weight)
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    costs = {}
+    for plateau in (None, 0.0):
+        made = attribution.create(name, network, regions="grid", n_regions=16, plateau=plateau)
+        found = made.explain(x, target=0)
+        costs[plateau] = int(found.forwards)
+        assert sorted(found.details["order"][0].tolist()) == list(range(16))
+    assert costs[0.0] < costs[None] / 3
+
+
 @pytest.mark.parametrize("search", [greedy, lambda d: bidirectional(d, pending=3), lambda d: lazy(d, refresh=2)])
 def test_of_a_constant_function_the_order_is_that_of_the_numbers(search: Callable[[int], Search]) -> None:
     for constant in (0.0, 0.3, -2.0):

@@ -1,0 +1,1 @@
+"""Metrics that ask whether a map depends on what the network has learned."""
