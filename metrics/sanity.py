@@ -13,7 +13,8 @@ from .study import Study
 
 RANDOMIZED = ("model_randomization", "smooth_mprt")
 STEADY = 0.5  # a method less alike than this to itself, run again, cannot be asked
-LITTLE, MOST = 0.1, 0.5  # of the change that there could be
+LITTLE, MOST = 0.1, 0.5  # of its likeness to itself: a method that loses less does not change, one that loses more does
+ALIKE = 0.3  # two random networks' maps that are more alike than this are worth a word
 
 __all__ = ["SanityReport", "sanity_report"]
 
@@ -25,7 +26,7 @@ class SanityReport:
     Attributes:
         table: One row per method, in the study's order: `similarity` to the trained network's map over all random stages,
             with `low` and `high`; `ceiling`, `floor`, `survival`, `spread` and `undefined` as in `model_randomization`;
-            `change`, the share of the way from the ceiling to the floor, with `change_low` and `change_high`; `srg` with
+            `change`, the share of the ceiling that is lost, with `change_low` and `change_high`; `srg` with
             `srg_low` and `srg_high`, NaN where the study has none; and `control`, whether it is one.
         conclusions: A sentence for each method.
         metric: The randomization's label in the study.
@@ -52,11 +53,11 @@ def sanity_report(
 ) -> SanityReport:
     """Say what a study's randomization can and cannot conclude of each method.
 
-    A method depends on the weights if its maps of random networks leave, by the interval over images, at least half of the
-    way from its ceiling (how alike it is to itself, run again with another seed) to its floor (how alike its maps of
-    two random networks are); it does not if they leave less than a tenth. A method that is not alike to itself, or whose
-    maps of random networks are all undefined, cannot be asked. Since noise that no seed holds changes as well, what passes
-    is looked at by SRG too, which noise has at 0.
+    A method depends on the weights if its maps of random networks lose, by the interval over images, at least half of its
+    ceiling (how alike it is to itself, run again with another seed); it does not if they lose less than a tenth. The floor,
+    how alike its maps of two random networks are, is not taken off: guided backprop's are alike by .5, which is no merit.
+    A method that is not alike to itself, or whose maps of random networks are all undefined, cannot be asked. Since noise
+    that no seed holds changes as well, what passes is looked at by SRG too, which noise has at 0.
 
     Args:
         study: Of `metrics.compare`, with `"model_randomization"` or `"smooth_mprt"` among its metrics, and `"srg"` too.
@@ -109,18 +110,16 @@ def _table(study: Study, method: str, metric: str) -> pd.DataFrame:
 
 
 def _randomized(study: Study, method: str, label: str) -> dict[str, float]:
-    """Means, and the share of the possible change with the interval of a ratio whose lower part is held fixed."""
+    """Means, and the share of the ceiling that is lost, with the interval of a ratio whose lower part is held fixed."""
     own = _table(study, method, label)
     row = {"similarity": own["score"].mean()}
     row["low"], row["high"] = _interval(own["score"])
     row |= {name: own[name].mean() for name in ("ceiling", "floor", "survival", "spread", "undefined")}
-    room = row["ceiling"] - (0.0 if np.isnan(row["floor"]) else row["floor"])
     left = own["ceiling"] - own["score"]
-    row["change"] = left.mean() / room if room > 0 else np.nan
-    # per image: what it leaves more or less than the mean share of its own room, as for a ratio of two means
-    rest = left - row["change"] * (own["ceiling"] - own["floor"].fillna(0.0))
-    low, high = _interval(rest)
-    row["change_low"], row["change_high"] = row["change"] + low / room, row["change"] + high / room
+    row["change"] = left.mean() / row["ceiling"]
+    # what each image leaves more or less than the mean share, as for a ratio of two means
+    low, high = _interval(left - row["change"] * own["ceiling"])
+    row["change_low"], row["change_high"] = (row["change"] + end / row["ceiling"] for end in (low, high))
     return row
 
 
@@ -147,26 +146,31 @@ def _conclusion(row: dict[str, Any], *, srg: bool) -> str:
         return "cannot be asked: none of its maps of random networks has a similarity."
     if row["ceiling"] < STEADY:
         return f"cannot be asked: run again with another seed, it is not alike to itself ({row['ceiling']:.2f})."
-    left = ""
-    if row["undefined"]:
-        left = f"{row['undefined']:.1f} maps of random networks for each image are undefined and left out. "
-    if np.isnan(row["change"]) or row["ceiling"] - row["similarity"] < LITTLE or row["change_high"] < LITTLE:
+    return _judged(row, srg=srg) + _left_out(row)
+
+
+def _judged(row: dict[str, Any], *, srg: bool) -> str:
+    if row["change_high"] < LITTLE:
         why = (
             "as a control should not: it shows the image."
             if row["control"]
             else "so it does not show what was learned."
         )
-        return f"{left}does not change when the weights are drawn anew, {why}"
+        return f"does not change when the weights are drawn anew, {why}"
+    alike = f" Maps of two random networks are alike by {row['floor']:.2f}." if row["floor"] > ALIKE else ""
     change = (
-        f"{row['change']:.0%} [{row['change_low']:.0%}, {row['change_high']:.0%}] of the change that there could be"
+        f"{row['change']:.0%} [{row['change_low']:.0%}, {row['change_high']:.0%}] of its likeness to itself is lost"
     )
     if not row["change_low"] >= MOST:
-        return f"{left}depends on the weights in part: {change}. What stays is not what was learned."
+        return f"depends on the weights in part: {change}. What stays is not what was learned.{alike}"
     if not srg:
-        return f"{left}depends on the weights: {change}. The study has no SRG, by which noise would be told."
+        return f"depends on the weights: {change}. The study has no SRG, by which noise would be told.{alike}"
     value = f"SRG {row['srg']:.3f} [{row['srg_low']:.3f}, {row['srg_high']:.3f}]"
     if row["srg_low"] > 0:
-        return f"{left}depends on the weights: {change}. Noise would too, but its {value} is above 0."
-    return (
-        f"{left}depends on the weights: {change}. So does noise, and its {value} is not above 0: nothing speaks for it."
-    )
+        return f"depends on the weights: {change}. Noise would too, but its {value} is above 0.{alike}"
+    return f"depends on the weights: {change}. So does noise, and its {value} is not above 0: nothing speaks for it.{alike}"
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    count = row["undefined"]
+    return f" {count:.1f} maps of random networks for each image are undefined and left out." if count else ""

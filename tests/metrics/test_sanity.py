@@ -40,28 +40,33 @@ def said(similarity, ceiling, floor, undefined=0.0, **more):
 
 def test_conclusions():
     assert said(0.0, 1.0, 0.0) == (
-        "depends on the weights: 100% [100%, 100%] of the change that there could be. Noise would too, but its SRG 0.200 "
+        "depends on the weights: 100% [100%, 100%] of its likeness to itself is lost. Noise would too, but its SRG 0.200 "
         "[0.196, 0.203] is above 0."
     )
     assert "not above 0: nothing speaks for it" in said(0.0, 1.0, 0.0, srg=0.0)
     assert "no SRG" in said(0.0, 1.0, 0.0, srg=None)
-    assert said(0.75, 1.0, 0.4).startswith("depends on the weights in part: 42%")
+    assert said(0.6, 1.0, 0.54) == (
+        "depends on the weights in part: 40% [40%, 40%] of its likeness to itself is lost. What stays is not what was "
+        "learned. Maps of two random networks are alike by 0.54."
+    )
     assert "so it does not show what was learned" in said(0.97, 1.0, 0.0)
     assert "as a control should not" in said(1.0, 1.0, 1.0, controls=["m"])
     assert said(0.0, 0.1, 0.0).startswith("cannot be asked: run again with another seed")
     assert said(np.nan, 1.0, np.nan).startswith("cannot be asked: none of its maps")
-    assert said(0.0, 1.0, 0.0, 1.5).startswith("1.5 maps of random networks")
+    assert said(0.0, 1.0, 0.0, 1.5).endswith("1.5 maps of random networks for each image are undefined and left out.")
 
 
-def test_a_steady_method_without_a_floor_is_measured_by_zero():
+def test_a_high_floor_is_no_merit():
+    """Maps that any network has: were the floor taken off, all of them would have changed as far as they can."""
+    assert said(0.7, 1.0, 0.7).startswith("depends on the weights in part: 30%")
     assert said(0.3, 1.0, np.nan).startswith("depends on the weights: 70%")
 
 
 def test_the_change_is_a_ratio_of_means_with_an_interval():
     table = metrics.sanity_report(study({"m": (0.5, 0.9, 0.1, 0)})).table.loc["m"]
-    assert table["change"] == pytest.approx((0.9 - 0.5) / (0.9 - 0.1))
-    # a similarity's interval over the room there is
-    assert table["change_high"] - table["change_low"] == pytest.approx((table["high"] - table["low"]) / 0.8, rel=1e-6)
+    assert table["change"] == pytest.approx((0.9 - 0.5) / 0.9)
+    # a similarity's interval over the ceiling
+    assert table["change_high"] - table["change_low"] == pytest.approx((table["high"] - table["low"]) / 0.9, rel=1e-6)
     assert table["change_low"] < table["change"] < table["change_high"]
     assert (table["srg"], table["undefined"], table["control"]) == (pytest.approx(0.2), 0, False)
 
