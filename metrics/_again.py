@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.external import FromMaps
 from attriscope.attribution.targets import Target
 from torch import Tensor
 
@@ -28,12 +27,7 @@ def explained(
 
     Yields:
         The maps of one version after the other, `(N, 1, H, W)`.
-
-    Raises:
-        ValueError: The method is maps that were made elsewhere.
     """
-    if isinstance(attributor, FromMaps):
-        raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
     model = attributor.model
     size = model.batch("gradient" if "gradient" in attributor.facts.needs else "forward")
     alike = all(isinstance(value, ALIKE) for value in attributor.params.values())

@@ -395,6 +395,7 @@ class _BlockRun:
         saved = self.model.saved
         images, target = self.some(rows)
         with self.model.ledger(self.count) as ledger:
+            metric.accept(attributor)
             scored = metric.measure(attributor.for_rows(self.part.rows[rows]), images, target, maps)
         spent = int(ledger.forwards.sum() + ledger.backwards.sum())
         return scored, spent - (self.model.saved - saved)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, dataclass_transfo
 import torch
 from attriscope.attribution._parameters import Configured, validate
 from attriscope.attribution.attributor import Attributor
+from attriscope.attribution.external import FromMaps
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.model import Model, Network
 from attriscope.attribution.registry import Facts, Registry, as_tuple
@@ -226,8 +227,15 @@ class MethodMetric(Metric):
         """Refuse a method that cannot be scored, before anything is run.
 
         Raises:
-            ValueError: It cannot, in a sentence that says why.
+            ValueError: It cannot, in a sentence that says why: maps that were made elsewhere never can.
         """
+        if isinstance(attributor, FromMaps):
+            raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
+
+    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
+        """Nothing but explanations, unless a metric says otherwise."""
+        del shape
+        return 0
 
     @abstractmethod
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:

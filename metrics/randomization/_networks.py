@@ -186,7 +186,8 @@ class Randomized:
     def __init__(self, model: Model) -> None:
         assert isinstance(model.network, nn.Module)
         self.trained, self.model = model.network, model.copy()
-        self.network: nn.Module = self.model.network  # type: ignore[assignment]  # a copy of a module is one
+        assert isinstance(self.model.network, nn.Module)
+        self.network = self.model.network
 
     def draw(self, modules: Sequence[str], seed: int) -> None:
         """Draw what these modules hold themselves; no global generator moves."""

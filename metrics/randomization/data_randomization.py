@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.external import FromMaps
 from attriscope.attribution.model import Model
 from attriscope.attribution.randomness import uniforms
 from attriscope.attribution.targets import Activation, Target
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .._again import explained
-from .._similarity import Similarity, similarity
-from ..metric import MethodMetric, Scored, register
+from .._comparing import Comparing
+from ..metric import Scored, register
 from ._networks import Randomized, seeded, stages
 
 STREAM = 900_012  # of the draws: other numbers than those of methods and of other metrics
@@ -85,7 +84,7 @@ def _accuracy(run: Callable[[Tensor], Tensor], labels: Tensor) -> float:
     aliases=("label_randomization",),
     paper="Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim 2018, arXiv:1810.03292, the data randomization test",
 )
-class DataRandomization(MethodMetric):
+class DataRandomization(Comparing):
     r"""How alike the maps of the network and of one that was trained on permuted labels are: lower is better.
 
     .. math:: \mathrm{sim}\bigl(a(x; \theta), a(x; \theta_\pi)\bigr), \qquad
@@ -143,9 +142,6 @@ class DataRandomization(MethodMetric):
     small: ClassVar[dict[str, object]] = {"data": _coloured(), "epochs": 2, "accuracy": 0.0}
 
     data: tuple[Tensor, Tensor] | None = None
-    similarity: Similarity = "spearman"
-    absolute: bool = False
-    smooth: Annotated[float, Range(0)] = 0.0
     epochs: Count = 100
     accuracy: Annotated[float, Range(0, 1)] = 0.95
     batch: Count = 64
@@ -188,19 +184,13 @@ class DataRandomization(MethodMetric):
         """One for the network trained on permuted labels, and one for its twin."""
         return 2
 
-    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
-        """Nothing but explanations: training is not counted."""
-        del shape
-        return 0
-
     def accept(self, attributor: Attributor) -> None:
         """There must be data, a network that can be trained, and a method that can be asked again."""
+        super().accept(attributor)
         if self.data is None:
             raise ValueError(
                 f"{self.name} trains networks: pass data=(images, labels), what the network was trained on"
             )
-        if isinstance(attributor, FromMaps):
-            raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
         model = attributor.model
         if not isinstance(model.network, nn.Module):
             raise ValueError(
@@ -213,16 +203,15 @@ class DataRandomization(MethodMetric):
 
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
         """Explain by the network that learned permuted labels, and by its twin."""
-        self.accept(attributor)
         model, randomized = attributor.model, Randomized(attributor.model)
         learned = self._trained(model, randomized, images, target)
         method = attributor.with_model(randomized.model)
-        alike = []
+        own, alike = self.described(maps), []
         for one in learned:
             randomized.network.load_state_dict(one.state)
             randomized.model.changed()
             (others,) = explained(method, 1, lambda _: (images, target), len(images))
-            alike.append(similarity(maps, others, self.similarity, absolute=self.absolute, smooth=self.smooth))
+            alike.append(self.alike(own, self.described(others)))
         fitted = [torch.full_like(alike[0], one.accuracy) for one in learned]
         return Scored(alike[0], details={"twin": alike[1], "fitted": fitted[0], "twin_fitted": fitted[1]})
 

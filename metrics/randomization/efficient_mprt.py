@@ -82,11 +82,6 @@ class EfficientMPRT(MethodMetric):
         """One for each random network."""
         return self.seeds
 
-    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
-        """Nothing but explanations."""
-        del shape
-        return 0
-
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
         """Explain by every random network."""
         (everything,) = stages(attributor.model, images, 1)

@@ -2,18 +2,19 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from attriscope.attribution._parameters import Count, Range, Seed
+from attriscope.attribution._parameters import Count, Seed
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.model import Model
 from attriscope.attribution.targets import Target, TargetLike
 from torch import Tensor
 
 from .._again import explained, reseeded
-from .._similarity import Similarity, checked, compared, described, similarity
-from ..metric import MethodMetric, Scored, register
+from .._comparing import Comparing
+from .._similarity import similarity
+from ..metric import Scored, register
 from ._networks import Randomized, Stage, stages
 
 Order = Literal["top_down", "bottom_up", "independent", "full"]
@@ -28,7 +29,7 @@ __all__ = ["ModelRandomization", "Order"]
     paper="Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim 2018, arXiv:1810.03292, section 3.1; reported as Binder, Weber, "
     "Lapuschkin, Montavon, Müller and Samek 2023, arXiv:2211.12486, ask for",
 )
-class ModelRandomization(MethodMetric):
+class ModelRandomization(Comparing):
     r"""How alike maps of the trained and of randomized networks are: a map that does not change does not depend on them.
 
     .. math:: \frac{1}{SK} \sum_{s=1}^{S} \sum_{k=1}^{K} \mathrm{sim}\bigl(a(x; \theta), a(x; \theta_k^{(s)})\bigr)
@@ -45,7 +46,7 @@ class ModelRandomization(MethodMetric):
     - `spread`: the standard deviation over seeds;
     - `undefined`: of how many stages a map had no similarity, above all because it was zero everywhere. These are left out.
 
-    Controls (`"random"`, `"edge"`, `"constant"`, `"center"`) are methods like any other: compare with theirs.
+    Controls (`"random"`, `"edge"`, `"input"`, ...) are methods like any other: compare with theirs.
     `metrics.sanity_report` puts them together. With `curves=True` the values are those of every stage, `(N, K)`, and the
     fractions how much of the stages is random. The network and the global generators are left as they are.
 
@@ -56,8 +57,7 @@ class ModelRandomization(MethodMetric):
         absolute: Whether signs are dropped: a map and its negative are then the same.
         smooth: The standard deviation in pixels of the blur that both maps get before.
         seeds: How many times the weights are drawn: S.
-        stages: K at most: a network's blocks are put together to so many; a large number takes every layer by itself. See
-            `metrics.stages`.
+        stages: K at most: a network's blocks are put together to so many; a large number takes every layer by itself.
         seed: Of the weights; every layer's is made of it and the layer's name.
 
     Example:
@@ -76,9 +76,6 @@ class ModelRandomization(MethodMetric):
     small: ClassVar[dict[str, object]] = {"stages": 1, "seeds": 2}
 
     order: Order = "top_down"
-    similarity: Similarity = "spearman"
-    absolute: bool = False
-    smooth: Annotated[float, Range(0)] = 0.0
     seeds: Count = 5
     stages: Count = 6
     seed: Seed = 0
@@ -98,8 +95,8 @@ class ModelRandomization(MethodMetric):
         """Explain by every network; all images of a stage together."""
         found = stages(attributor.model, images, self.stages)
         everything = [m for stage in found for m in stage.modules]
-        own = self._described(maps)
-        ceiling = self._alike(own, self._described(self._maps(reseeded(attributor), images, target)))
+        own = self.described(maps)
+        ceiling = self.alike(own, self.described(self._maps(reseeded(attributor), images, target)))
         randomized = Randomized(attributor.model)
         method = attributor.with_model(randomized.model)
         lengths = _channels(attributor.model, randomized.model, images)
@@ -108,18 +105,18 @@ class ModelRandomization(MethodMetric):
         for s in range(self.seeds):
             curve = []
             for _ in self._networks(randomized, found, self.seed + s):
-                random = self._described(self._maps(method, images, target))
-                curve.append(self._alike(own, random))
+                random = self.described(self._maps(method, images, target))
+                curve.append(self.alike(own, random))
                 survival.append(similarity(trained, lengths()))
             if self.order == "independent":
                 randomized.draw(everything, self.seed + s)
-                random = self._described(self._maps(method, images, target))
+                random = self.described(self._maps(method, images, target))
             randomized.restore(everything)
             last.append(random)
             every.append(torch.stack(curve, 1))
         values = torch.stack(every)  # (S, N, K)
         nothing = torch.full((len(images),), torch.nan, dtype=torch.float64)
-        floor = [self._alike(a, b) for a, b in itertools.pairwise(last)]
+        floor = [self.alike(a, b) for a, b in itertools.pairwise(last)]
         details = {
             "ceiling": ceiling,
             "floor": torch.stack(floor).nanmean(0) if floor else nothing,
@@ -160,14 +157,6 @@ class ModelRandomization(MethodMetric):
         """A method's maps, made again."""
         (maps,) = explained(attributor, 1, lambda _: (images, target), len(images))
         return maps
-
-    def _described(self, maps: Tensor) -> Tensor:
-        """What is compared of maps: found once of those that meet many others."""
-        flat = checked(maps, self.similarity, self.smooth)
-        return described(flat, self.similarity, absolute=self.absolute, smooth=self.smooth)
-
-    def _alike(self, one: Tensor, other: Tensor) -> Tensor:
-        return compared(one, other, self.similarity, absolute=self.absolute)
 
     def _networks(self, randomized: Randomized, found: list[Stage], seed: int) -> Iterator[str]:
         """Bring the copy from one stage to the next, whose name is given."""

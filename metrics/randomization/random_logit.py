@@ -1,9 +1,9 @@
 """Random logit: is the map of another class another map?"""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from attriscope.attribution._parameters import Count, Range, Seed
+from attriscope.attribution._parameters import Count, Seed
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.masking import Clean, evaluate
 from attriscope.attribution.randomness import uniforms
@@ -11,8 +11,8 @@ from attriscope.attribution.targets import Target
 from torch import Tensor
 
 from .._again import explained
-from .._similarity import Similarity, checked, compared, described
-from ..metric import MethodMetric, Scored, register
+from .._comparing import Comparing
+from ..metric import Scored, register
 
 STREAM = 900_004  # of the draws: other numbers than those of methods and of other metrics
 
@@ -42,7 +42,7 @@ def other_classes(own: Tensor, classes: int, draws: int, *, seed: int) -> Tensor
     aliases=("random_logit_test",),
     paper="Sixt, Granz and Landgraf 2020, arXiv:1912.09818, the random logit test",
 )
-class RandomLogit(MethodMetric):
+class RandomLogit(Comparing):
     r"""How alike the maps of the explained class and of other classes are: lower is better.
 
     .. math:: \frac1K \sum_{k=1}^K s\big(a_y(x), a_{y_k}(x)\big), \qquad y_k \ne y \text{ drawn uniformly}
@@ -79,9 +79,6 @@ class RandomLogit(MethodMetric):
     undefined: ClassVar[str] = "a constant map, of the target or of all other classes, is like no other"
     small: ClassVar[dict[str, int]] = {"draws": 2}  # the tests' network has two other classes
 
-    similarity: Similarity = "spearman"
-    absolute: bool = False
-    smooth: Annotated[float, Range(0)] = 0.0
     draws: Count = 3
     seed: Seed = 0
 
@@ -102,18 +99,9 @@ class RandomLogit(MethodMetric):
         def another(k: int) -> tuple[Tensor, Target]:
             return images, Target(target.rows, target.count, index=asked[:, k : k + 1])
 
-        def side(found: Tensor) -> Tensor:
-            flat = checked(found, self.similarity, self.smooth)
-            return described(flat, self.similarity, absolute=self.absolute, smooth=self.smooth)
-
-        own = side(maps)
-        found = torch.stack(
-            [
-                compared(own, side(other), self.similarity, absolute=self.absolute)
-                for other in explained(attributor, asked.shape[1], another, len(images))
-            ],
-            1,
-        )
+        own = self.described(maps)
+        others = explained(attributor, asked.shape[1], another, len(images))
+        found = torch.stack([self.alike(own, self.described(other)) for other in others], 1)
         details = {"runner_up": found[:, -2], "least_likely": found[:, -1], "undefined": found.isnan().sum(1).double()}
         return Scored(found[:, :-2].nanmean(1), details=details)
 

@@ -2,18 +2,19 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from attriscope.attribution._parameters import Range, parameters
+from attriscope.attribution._parameters import parameters
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.external import FromCaptum, FromMaps
+from attriscope.attribution.external import FromCaptum
 from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.targets import Target
 from torch import Tensor
 
-from .._similarity import Similarity, similarity
-from ..metric import MapMetric, MethodMetric, Scored, check_maps, create, register
+from .._comparing import Comparing
+from .._similarity import similarity
+from ..metric import MapMetric, Scored, check_maps, create, register
 
 
 def pairwise(maps: Sequence[Tensor], similar: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -42,7 +43,7 @@ def pairwise(maps: Sequence[Tensor], similar: Callable[[Tensor, Tensor], Tensor]
     aliases=("sam",),
     paper="Bansal, Agarwal and Nguyen 2020, arXiv:2003.08754: similarity of maps over settings, and the spread of scores",
 )
-class HyperparameterSensitivity(MethodMetric):
+class HyperparameterSensitivity(Comparing):
     r"""The mean similarity of an image's maps over settings of one hyper-parameter: 1 if the setting does not matter.
 
     .. math:: \frac{2}{S (S - 1)} \sum_{i < j} s\bigl(a_i(x), a_j(x)\bigr)
@@ -87,9 +88,6 @@ class HyperparameterSensitivity(MethodMetric):
 
     parameter: str = "seed"
     values: tuple[Any, ...] = (0, 1, 2)
-    similarity: Similarity = "spearman"
-    absolute: bool = False
-    smooth: Annotated[float, Range(0)] = 0.0
     metric: str | MapMetric | None = None
 
     def validate(self) -> None:
@@ -120,17 +118,16 @@ class HyperparameterSensitivity(MethodMetric):
 
     def accept(self, attributor: Attributor) -> None:
         """The method must take every setting."""
+        super().accept(attributor)
         self.settings(attributor)
 
     def settings(self, attributor: Attributor) -> list[Attributor]:
         """The method under each value; of one that has no seed the method itself.
 
         Raises:
-            ValueError: It is maps made elsewhere, it lacks the parameter, or a value is out of range.
+            ValueError: It lacks the parameter, or a value is out of range.
             TypeError: A value is of the wrong type.
         """
-        if isinstance(attributor, FromMaps):
-            raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
         own = parameters(type(attributor))
         if self.parameter in own:
             return [type(attributor)(attributor.model, **{**attributor.params, self.parameter: v}) for v in self.values]

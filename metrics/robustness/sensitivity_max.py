@@ -100,11 +100,6 @@ class SensitivityMax(MethodMetric):
         """One for each draw, and one for the floor, which a method without a seed is spared."""
         return self.samples + self.floor
 
-    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
-        """Nothing but explanations."""
-        del shape
-        return 0
-
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
         """Explain every draw, as many at a time as fill a batch."""
         bounds = attributor.model.bounds

@@ -438,11 +438,10 @@ def test_what_cannot_be_trained_is_refused(fits):
     for judge, network, text in cases:
         with pytest.raises(ValueError, match=text):
             judge.score(attribution.create("edge", network), images[:2], 0)
-    model = Model(wide())
-    with pytest.raises(ValueError, match="pass data="):  # as a study calls it
-        cases[0][0].measure(
-            attribution.create("edge", model), images[:2], model.resolve(images[:2], 0), torch.rand(2, 1, 6, 6)
-        )
+    with pytest.warns(RuntimeWarning, match="pass data="):
+        study = metrics.compare(Model(wide()), images[:2], 0, attributors=["edge"], metrics=[cases[0][0]])
+    assert len(study.failed) == 2
+    assert all("pass data=" in why for why in study.failed.values())
     with pytest.raises(ValueError, match="made elsewhere"):
         quick().score(attribution.from_maps(torch.rand(2, 6, 6), wide(), name="mine"), images[:2], 0)
     with pytest.raises(ValueError, match=r"outputs are \(N, classes\)"):
