@@ -13,7 +13,7 @@ from torch import Tensor
 from . import _packing, _style
 from ._packing import FULL, Disagreement, Packed
 from ._pixels import ENDS, Drawn, drawn
-from .curves import COLOURS, DASHES, inserts
+from .curves import COLOURS, DASHES, sides
 
 PERCENTILE = 99.0  # of |map|: the value that gets the full colour
 SIDE = 320  # pixels along the longer side of what is stored; more are not seen
@@ -180,13 +180,12 @@ class Gallery:
             return None
         fractions = self.study.curves[there[0], metric][0]
         at = np.unique(np.linspace(0, len(fractions) - 1, min(POINTS, len(fractions))).round().astype(int))
-        verb = {True: "inserted", False: "removed", None: "exchanged"}[inserts(self.study, metric)]
-        output = str(self.study.metrics[metric]["protocol"].get("output", "score")).replace("_", " ")
+        across, up = sides(self.study, metric)
         return {
             "metric": list(self.study.metrics).index(metric),
-            "across": f"share of pixels {verb}, most important first",
-            "up": f"{output} of the target",
-            "probability": output == "probability",
+            "across": across,
+            "up": up,
+            "probability": self.study.metrics[metric]["protocol"].get("output") == "probability",
             "x": [_short(float(v)) for v in fractions[at]],
             "y": [self._values(m, metric, at) if m in there else None for m in self.methods],
         }

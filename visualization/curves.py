@@ -97,10 +97,6 @@ def _title(sheet: Sheet, x: float, y: float, study: Study, name: str) -> float:
 
 def _panel(axes: Axes, study: Study, name: str, looks: dict[str, Any]) -> None:
     """The curves of one metric."""
-    protocol = study.metrics[name]["protocol"]
-    output = str(protocol.get("output", "score")).replace("_", " ")
-    verb = {True: "inserted", False: "removed", None: "exchanged"}[inserts(study, name)]
-    normalized = ", normalized" if protocol.get("normalize") else ""
     there = [m for m in looks if (m, name) in study.curves]
     for method in there:
         look = looks[method]
@@ -112,20 +108,27 @@ def _panel(axes: Axes, study: Study, name: str, looks: dict[str, Any]) -> None:
             axes.fill_between(fractions, low, high, color=look["color"], alpha=light, linewidth=0, zorder=1)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    if output == "probability" and axes.dataLim.y0 >= 0:  # differences of probabilities may be negative
+    probability = study.metrics[name]["protocol"].get("output") == "probability"
+    if probability and axes.dataLim.y0 >= 0:  # differences of probabilities may be negative
         axes.set_ylim(bottom=0)
-    axes.set_xlabel(f"share of pixels {verb}, {protocol.get('order', 'most')} important first")
-    axes.set_ylabel(_fact(study, name, "shows", "{output} of the target").format(output=output) + normalized)
+    across, up = sides(study, name)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
     axes.tick_params(labelsize=SMALL, labelfontfamily=FONT, color=GREY)
     axes.grid(visible=True, color="#e3e3e3", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def inserts(study: Study, name: str) -> bool | None:
-    """Whether the pixels of a metric's curve come or go; `None` where that is not known."""
-    found: bool | None = _fact(study, name, "inserts", None)
-    return found
+def sides(study: Study, name: str) -> tuple[str, str]:
+    """What goes across and up in a metric's curves."""
+    protocol = study.metrics[name]["protocol"]
+    output = str(protocol.get("output", "score")).replace("_", " ")
+    verb = {True: "inserted", False: "removed", None: "exchanged"}[_fact(study, name, "inserts", None)]
+    pixels = f"share of pixels {verb}, {protocol.get('order', 'most')} important first"
+    normalized = ", normalized" if protocol.get("normalize") else ""
+    up = _fact(study, name, "shows", "{output} of the target").format(output=output) + normalized
+    return _fact(study, name, "along", pixels), up
 
 
 def _fact(study: Study, name: str, fact: str, unknown: Any) -> Any:

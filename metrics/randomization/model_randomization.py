@@ -73,6 +73,8 @@ class ModelRandomization(Comparing):
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     undefined: ClassVar[str] = "a map, or all of those of random networks, is the same everywhere"
     at_most: ClassVar[bool] = True  # a network may have fewer stages
+    along: ClassVar[str] = "share of the stages drawn anew"  # across and up in figures
+    shows: ClassVar[str] = "similarity to the trained network's map"
     small: ClassVar[dict[str, object]] = {"stages": 1, "seeds": 2}
 
     order: Order = "top_down"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attriscope import metrics
 from attriscope.attribution import from_maps
-from attriscope.visualization import curves
+from attriscope.visualization import curves, report
 from attriscope.visualization.curves import COLOURS
 from matplotlib.figure import Figure
 
@@ -145,6 +145,19 @@ def test_what_is_drawn_is_named(network, images, words, check_layout):
     said = words(figure)
     assert said.count("mean area [95% interval]") == 2
     assert said.count("mean score [95% interval]") == 2
+
+
+def test_what_is_no_curve_over_pixels_says_so_here_and_in_the_report(images, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 3))
+    judges = [metrics.create("model_randomization", seeds=1)]
+    found = metrics.compare(network, images, 0, attributors=["edge"], metrics=judges, progress=False)
+    axes = panel(curves(found), "model_randomization")
+    assert axes.get_xlabel() == "share of the stages drawn anew"
+    assert axes.get_ylabel() == "similarity to the trained network's map"
+    report(found, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "share of the stages drawn anew" in text
+    assert "share of pixels" not in text
 
 
 @pytest.mark.parametrize(
