@@ -24,7 +24,7 @@ from .faithfulness.srg import SymmetricRelevanceGain
 from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
-from .metric import MapMetric, MethodMetric, Metric, Scored, available, create, describe, register
+from .metric import MapMetric, MethodMetric, Metric, Scored, UnitMetric, available, create, describe, register
 from .photographs import Preparation
 from .randomization.data_randomization import DataRandomization
 from .randomization.efficient_mprt import EfficientMPRT
@@ -47,6 +47,7 @@ __all__ = [
     "SanityReport",
     "Scored",
     "Study",
+    "UnitMetric",
     "agreement",
     "available",
     "check",

@@ -14,7 +14,7 @@ from attriscope.attribution.masking import Evaluations
 from attriscope.attribution.model import Model
 from torch import Tensor
 
-from .metric import REGISTRY, MapMetric, MethodMetric, Metric
+from .metric import REGISTRY, MapMetric, MethodMetric, Metric, UnitMetric
 
 SIZE = 16
 
@@ -70,9 +70,17 @@ class Case:
         """A method for `MethodMetric`."""
         return methods.create("input_x_gradient", model or self.model())
 
+    def units(self, metric: UnitMetric, **more: Any) -> Tensor:
+        """Scores of a method by a metric that has an example of its own."""
+        model, given = metric.example(**more)
+        found: Tensor = metric.score(self.method(model), *given)
+        return found
+
     def score(self, maps: Tensor, model: Model | None = None, **more: Any) -> Tensor:
         """Scores of maps for class 1; a metric that runs methods scores one, and the maps only say how many images."""
         made, images = self.make(**more), self.images(len(maps))
+        if isinstance(made, UnitMetric):
+            return self.units(made)
         if isinstance(made, MethodMetric):
             return made.score(self.method(model), images, target=1)
         assert isinstance(made, MapMetric)
@@ -80,9 +88,13 @@ class Case:
 
 
 def check_shape(case: Case) -> None:
-    """One float64 number per image, within the range that is declared."""
+    """One float64 number per image or unit, within the range that is declared."""
     scores = case.score(case.perfect())
-    assert scores.shape == (3,), f"3 images gave scores of shape {tuple(scores.shape)}"
+    if issubclass(case.cls, UnitMetric):
+        assert scores.ndim == 1, f"scores of shape {tuple(scores.shape)} are not one for each of {case.cls.unit}"
+        assert len(scores), f"there are no scores of {case.cls.unit}"
+    else:
+        assert scores.shape == (3,), f"3 images gave scores of shape {tuple(scores.shape)}"
     assert scores.dtype == torch.float64, f"scores are {scores.dtype}, not float64"
     assert not scores.isnan().any(), f"scores of good maps are undefined: {scores.tolist()}"
     low, high = case.cls.range
@@ -121,9 +133,14 @@ def check_scale(case: Case) -> None:
 
 def check_batch_equals_singles(case: Case) -> None:
     """A batch gives what its images give one by one, at any batch size."""
+    made = case.make()
+    if isinstance(made, UnitMetric):
+        worst = float((case.units(made, batch_size=64) - case.units(made, batch_size=1)).abs().max())
+        assert worst < 1e-5, f"they differ by {worst:.1e}"
+        return
     maps, images, notes = case.random(), case.images(), case.annotations()["mask"]
     together = case.score(maps, case.model(batch_size=64))
-    made, model = case.make(), case.model(batch_size=1)
+    model = case.model(batch_size=1)
     alone = []
     for i in range(3):
         one = slice(i, i + 1)
@@ -154,7 +171,8 @@ def check_bad_input(case: Case) -> None:
     if not issubclass(case.cls, MapMetric):
         try:
             rerun: Any = case.make()
-            rerun.score(torch.nn.Identity(), case.images())
+            given = rerun.example()[1] if isinstance(rerun, UnitMetric) else (case.images(),)
+            rerun.score(torch.nn.Identity(), *given)
         except TypeError:
             return
         raise AssertionError("a network was taken for a method")
@@ -170,11 +188,13 @@ def check_bad_input(case: Case) -> None:
 
 def check_cost(case: Case) -> None:
     """What is spent is what `cost` says, and for each explanation what the method says, or no more where they are bounds."""
+    made = case.make()
+    if isinstance(made, UnitMetric):
+        return  # its example is as large as it pleases: what it spends is for its own tests
     model = case.model()
     maps = case.random()
     with model.ledger(3) as ledger:
         case.score(maps, model)
-    made = case.make()
     forwards = [made.cost((3, SIZE, SIZE))] * 3
     backwards = [0] * 3
     if isinstance(made, MethodMetric):

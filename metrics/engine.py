@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from . import configuration
 from . import metric as registry
 from .inputs import Block, Source, source
-from .metric import Annotations, MapMetric, MethodMetric, Metric, Scored, as_mask, check_maps
+from .metric import Annotations, MapMetric, MethodMetric, Metric, Scored, UnitMetric, as_mask, check_maps
 from .plan import Picture, Plan, frozen, request
 from .store import Foreign, Shard, Store
 from .study import CONFIGURATION, HEADER, Header, Study, pictured, save_picture
@@ -714,8 +714,16 @@ def _metrics(
             if needs and not annotated and pattern:
                 left_out[name] = "it needs to know where the object is: annotations="
                 continue
+            if pattern and issubclass(cls := registry.REGISTRY.find(name), UnitMetric):
+                left_out[name] = f"it scores {cls.unit}"
+                continue
             _put(judges, name if label is None else label, registry.create(name))
     for name, judge in judges.items():
+        if isinstance(judge, UnitMetric):
+            raise ValueError(
+                f"{name} scores {judge.unit}, and a study is made of single images: call "
+                f"metrics.create({judge.name!r}).score(attributor, ...) for each method"
+            )
         if not annotated and "annotations" in judge.facts.needs:
             raise ValueError(
                 f'{name} needs to know where the object is: annotations={{"mask": ...}} or {{"boxes": ...}}'

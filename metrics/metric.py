@@ -25,6 +25,7 @@ __all__ = [
     "MethodMetric",
     "Metric",
     "Scored",
+    "UnitMetric",
     "available",
     "create",
     "describe",
@@ -50,6 +51,8 @@ class Scored:
         tied: The share of pixels that have another's value, `(U,)`: their order is the tie rule's, not the map's. Empty
             where no order is taken.
         details: More numbers for every unit, `(U,)` each, by name: a study's table gets them beside the score.
+        clusters: Which units belong together, `(U,)` whole numbers: intervals and tests draw clusters; empty where every
+            unit stands for itself.
     """
 
     scores: Tensor
@@ -57,6 +60,7 @@ class Scored:
     values: Tensor = field(default_factory=empty)
     tied: Tensor = field(default_factory=empty)
     details: dict[str, Tensor] = field(default_factory=dict)
+    clusters: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -64,7 +68,8 @@ class Scored:
 class Metric(Configured):
     """A metric with its options: higher or lower is better, as `higher_is_better` says.
 
-    Every metric is a `MapMetric`, which scores maps, or a `MethodMetric`, which runs a method again.
+    Every metric is a `MapMetric`, which scores maps, a `MethodMetric`, which runs a method again, or a `UnitMetric`, which
+    runs a method on something else than single images.
     """
 
     facts: ClassVar[Facts] = Facts("", "custom", "")
@@ -229,8 +234,7 @@ class MethodMetric(Metric):
         Raises:
             ValueError: It cannot, in a sentence that says why: maps that were made elsewhere never can.
         """
-        if isinstance(attributor, FromMaps):
-            raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
+        made_here(attributor)
 
     def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
         """Nothing but explanations, unless a metric says otherwise."""
@@ -282,11 +286,7 @@ class MethodMetric(Metric):
             TypeError: `attributor` is none.
             ValueError: Anything is wrong with inputs or target, or the method cannot be scored.
         """
-        if not isinstance(attributor, Attributor):
-            raise TypeError(
-                f"{self.name} runs the method again: pass an attributor, attribution.create(name, model), not "
-                f"{type(attributor).__name__}"
-            )
+        is_method(self, attributor)
         self.accept(attributor)
         model = attributor.model
         images = model.check(inputs)
@@ -296,6 +296,64 @@ class MethodMetric(Metric):
             scored = self.measure(attributor, images, frozen, attributor.attribute(images, frozen))
         self._tell(scored.scores)
         return scored if curves else scored.scores
+
+
+class UnitMetric(Metric):
+    """A metric whose unit is not an image: it runs a method on grids of images, or on pictures of its own.
+
+    It is a subclass that defines `unit`, `example` and `score`, whose first argument is an attributor and which returns
+    `(U,)` float64, or a `Scored` with `curves=True`. `compare`, which works on blocks of images, does not take it.
+    """
+
+    unit: ClassVar[str]  # in the plural: what a score belongs to
+
+    score: ClassVar[Callable[..., Any]]
+
+    def accept(self, attributor: Attributor) -> None:
+        """Refuse what is no method, or one that cannot be scored, before anything is run.
+
+        Raises:
+            TypeError: It is none.
+            ValueError: It cannot be scored, in a sentence that says why.
+        """
+        is_method(self, attributor)
+        made_here(attributor)
+
+    @abstractmethod
+    def example(self, **model: Any) -> tuple[Model, tuple[Any, ...]]:
+        """A small model and what `score` takes besides a method on it: what the conformance suite runs.
+
+        Args:
+            model: More for the model, as `batch_size=1`.
+        """
+
+    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
+        """Nothing but explanations, unless a metric says otherwise."""
+        del shape
+        return 0
+
+
+def is_method(metric: Metric, attributor: Any) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        TypeError: `attributor` is none.
+    """
+    if not isinstance(attributor, Attributor):
+        raise TypeError(
+            f"{metric.name} runs the method again: pass an attributor, attribution.create(name, model), not "
+            f"{type(attributor).__name__}"
+        )
+
+
+def made_here(attributor: Attributor) -> None:
+    """Refuse maps that were made elsewhere.
+
+    Raises:
+        ValueError: They were.
+    """
+    if isinstance(attributor, FromMaps):
+        raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
 
 
 def as_mask(annotations: Annotations, images: Tensor) -> Tensor:
@@ -388,7 +446,7 @@ def register(
 
     def decorate(cls: M) -> M:
         tags = {
-            "scores": "methods" if issubclass(cls, MethodMetric) else "maps",
+            "scores": "maps" if issubclass(cls, MapMetric) else "methods",
             "higher_is_better": cls.higher_is_better,
             "range": cls.range,
             "chance": cls.chance,
