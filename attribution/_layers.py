@@ -628,3 +628,28 @@ class GridHead(nn.Module):
         """The outputs for the cell of `(N, K, rows * h, columns * w)`."""
         h, w = x.shape[2] // self.rows, x.shape[3] // self.columns
         return self.rest(x[:, :, self.row * h : (self.row + 1) * h, self.column * w : (self.column + 1) * w], **more)
+
+
+class PartHead(nn.Module):
+    """Runs the network on the whole grid up to a layer, and shows what follows one cell of that layer's map.
+
+    Args:
+        between: From the activation to the layer's map.
+        head: A `GridHead` of what follows.
+    """
+
+    def __init__(self, between: nn.Module, head: GridHead) -> None:
+        super().__init__()
+        self.between, self.head = between, head
+
+    def forward(self, x: Tensor, **more: Any) -> Any:
+        """The outputs for the cell."""
+        return self.head(self.between(x, **more))
+
+
+def inner_name(module: nn.Module, layer: str) -> str:
+    """A layer's name in what is left of a network after a cut, which may be wrapped."""
+    name, _, number = layer.partition("@")
+    names = [n for n, _ in module.named_modules() if n == name or n.endswith("." + name)]
+    found = min(names, key=len, default=name)
+    return f"{found}@{number}" if number else found

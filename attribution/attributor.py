@@ -84,6 +84,7 @@ class Attributor(Configured):
     smooth: Annotated[float, Range(0)] = field(default=0.0, kw_only=True)
 
     layers: ClassVar[Layers] = "head"  # whether the base class runs it at layers, it does so by itself, or cannot
+    stretched: ClassVar[bool] = False  # whether maps of inner layers are in its map, drawn out to the image's size
     tried: ClassVar[str] = ""  # methods with the same word here run on the same networks, which only a trial can tell
 
     facts: ClassVar[Facts] = Facts("", "custom", "", tags={**TAGS})
@@ -204,9 +205,13 @@ class Attributor(Configured):
         *,
         baseline: baselines.Baselines | None = None,
         regions: Any = None,
+        scores: bool = True,
     ) -> Explanation:
-        """Maps with the target, its score, the cost and the method's details. Arguments as in `attribute`."""
-        return self._explain(inputs, target, baseline, regions, scores=True)
+        """Maps with the target, its score, the cost and the method's details.
+
+        Arguments as in `attribute`, and `scores`: whether to evaluate the images' own scores too, which no cost counts.
+        """
+        return self._explain(inputs, target, baseline, regions, scores=scores)
 
     def with_model(self, model: "Model | Network") -> Self:
         """The same configuration on another model, validated again."""
@@ -297,14 +302,44 @@ class Attributor(Configured):
             return self.compute(images, target)
         model.layers(images)  # which shows it an image
         layout = model.layout(name)
-        trunk, head = model.split(name)
-        activation = head.check(trunk.outputs(images, rows=target.rows, count=target.count))
-        head.know(activation, target)
+        halves = model.split(name)
+        activation = halves[0].outputs(images, rows=target.rows, count=target.count)
+        made = self.behind(halves, images, activation, target, grid=layout.grid, layer=name)
+        native, details = made.compute(activation, target)
+        if layout.form == "tokens":
+            native = layout.maps(native if native.ndim == 3 else native[:, :, None])
+        return Computed(native, {"layer": name, **details})
+
+    def behind(
+        self,
+        halves: tuple[Model, Model],
+        images: Tensor,
+        activation: Tensor,
+        target: Target,
+        *,
+        grid: tuple[int, int],
+        layer: str,
+    ) -> "Attributor":
+        """This method for what follows a layer: it explains the layer's activation.
+
+        Args:
+            halves: What `Model.split` returned.
+            images: `(N, C, H, W)`, and
+            activation: what the first half makes of them.
+            target: Frozen, one row per image.
+            grid: How many places the layer's map has, down and across.
+            layer: Its name, for messages.
+
+        Raises:
+            ValueError: The method does not run there.
+        """
+        trunk, head = halves
+        head.know(head.check(activation), target)
         if head.kind not in self.facts.tags["kinds"]:
             raise ValueError(
-                f"{self.name} explains {SHAPES['image']}, and layer {name!r} hands on {tuple(activation.shape)}"
+                f"{self.name} explains {SHAPES['image']}, and layer {layer!r} hands on {tuple(activation.shape)}"
             )
-        made = self.within(head, (images.shape[2] / layout.grid[0], images.shape[3] / layout.grid[1]))
+        made = self.within(head, (images.shape[2] / grid[0], images.shape[3] / grid[1]))
 
         def through(x: Tensor) -> Tensor:
             rows = target.rows if len(x) == len(images) else torch.zeros(len(x), dtype=torch.long)
@@ -312,11 +347,7 @@ class Attributor(Configured):
             return out
 
         carried = self.carry(images, through)
-        made = type(made)(head, **{**made.params, **carried}) if carried else made
-        native, details = made.compute(activation, target)
-        if layout.form == "tokens":
-            native = layout.maps(native if native.ndim == 3 else native[:, :, None])
-        return Computed(native, {"layer": name, **details})
+        return type(made)(head, **{**made.params, **carried}) if carried else made
 
     def within(self, head: Model, stride: tuple[float, float]) -> "Attributor":
         """This method for the rest of the network after a layer, whose activation takes the image's place.

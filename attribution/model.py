@@ -804,7 +804,12 @@ class Model:
 
     @plainly
     def split(
-        self, at: str, *, grid: int | tuple[int, int] | None = None, head: int | None = None
+        self,
+        at: str,
+        *,
+        grid: int | tuple[int, int] | None = None,
+        head: int | None = None,
+        crop: str | None = None,
     ) -> "tuple[Model, Model]":
         """Cut the network at a layer: `(trunk, head)`, two models.
 
@@ -817,6 +822,8 @@ class Model:
             at: A layer's name (`"name@k"` for its k-th call), or `"input"`.
             grid: Cells per side, or (rows, columns).
             head: Which cell the head sees; needs `grid`.
+            crop: A later layer: the trunk, and the head up to there, see the whole image as one, and what follows sees the
+                cell of that layer's map.
 
         Raises:
             ValueError: No such layer (the message lists close ones), or a skip connection leads around it.
@@ -824,7 +831,9 @@ class Model:
         self.refresh()
         if (grid is None) != (head is None):
             raise ValueError("grid and head go together: which cell of which grid")
-        key = (at, grid, head, self.shape)
+        if crop is not None and head is None:
+            raise ValueError("crop cuts a cell out of a layer's map: say which, with grid and head")
+        key = (at, grid, head, self.shape) if crop is None else (at, (grid, crop), head, self.shape)
         if (refused := self._learnt.get(("around", key))) is not None:
             raise refused  # cutting is tried once
         if key not in self._splits:
@@ -840,7 +849,10 @@ class Model:
                     raise
             if self.shape is not None and at != "input" and self._channels_last(at):
                 trunk, rest = _layers.FirstTrunk(trunk), _layers.FirstHead(rest)
-            if head is not None:
+            if crop is not None and head is not None:
+                between, tail = self._between(at, crop)
+                rest = _layers.PartHead(between, _layers.GridHead(tail, rows, columns, head))
+            elif head is not None:
                 trunk, rest = _layers.GridTrunk(trunk, rows, columns), _layers.GridHead(rest, rows, columns, head)
             shapes = [k[3] for k in self._splits if len(k) == 4]
             if self.shape not in shapes:  # halves for the shape seen last and this one: each has weights of its own
@@ -848,6 +860,21 @@ class Model:
             self._splits[key] = self._halves(trunk, rest, at)
             self._splits[key][0]._cells = None if grid is None else (rows, columns)
         return self._splits[key]
+
+    def _between(self, at: str, crop: str) -> tuple[nn.Module, nn.Module]:
+        """What follows the layer `at`, cut once more: up to the layer `crop`, channels first, and what follows that."""
+        if self.layout(crop).form == "tokens":
+            raise ValueError(f"layer {crop!r} hands on tokens, and a cell is cut out of a map: choose another layer")
+        trunk, whole = self.split(at)
+        network = whole._module("split")
+        if at == crop:
+            return nn.Identity(), network
+        if whole.shape is None:
+            with self.uncounted():
+                whole.shape = tuple(trunk.outputs(self._blank(), rows=torch.zeros(1, dtype=torch.long), count=1).shape[1:])
+        with _lean.evaluating(network):
+            between, tail = _layers.split(whole, network, _layers.inner_name(network, crop))
+        return (_layers.FirstTrunk(between), _layers.FirstHead(tail)) if self._channels_last(crop) else (between, tail)
 
     def _channels_last(self, layer: str) -> bool:
         found = self.layers()

@@ -21,7 +21,11 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
+from .localization._grid import Grids, HeadMaps
+from .localization.difull import DiFull
+from .localization.dipart import DiPart
 from .localization.energy_pointing_game import EnergyPointingGame
+from .localization.grid_pointing_game import GridPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
 from .metric import MapMetric, MethodMetric, Metric, Scored, UnitMetric, available, create, describe, register
@@ -40,6 +44,8 @@ from .study import Study
 
 __all__ = [
     "Agreement",
+    "Grids",
+    "HeadMaps",
     "MapMetric",
     "MethodMetric",
     "Metric",
@@ -64,10 +70,13 @@ __all__ = [
     "Complexity",
     "DataRandomization",
     "Deletion",
+    "DiFull",
+    "DiPart",
     "EffectiveComplexity",
     "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "GridPointingGame",
     "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -386,6 +386,8 @@ class Attending(Attributor):
     Args:
         resize: How the map is brought to the image's size; `None` leaves it.
     """
+
+    stretched: ClassVar[bool] = True
 
     resize: Resize | None = "bilinear"
 

@@ -1,7 +1,7 @@
 """FullGrad: what the input and every layer's bias add to the score, each as a map, summed."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -211,6 +211,8 @@ def full_grad(
 
 class _FullGrad(Attributor):
     """What the three have in common."""
+
+    stretched: ClassVar[bool] = True
 
     resize: Resize = "bilinear"
 

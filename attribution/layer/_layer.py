@@ -56,6 +56,12 @@ class Layered(Attributor):
             else super().supports(self.model)
         )
 
+    def within(self, head: Model, stride: tuple[float, float]) -> Attributor:
+        """The activation that takes the image's place is the map that is looked at."""
+        if self.layers == "head":
+            return super().within(head, stride)
+        return type(self)(head, **{**self.params, "layer": "input", "at": None, "smooth": 0.0})
+
     def where(self, inputs: Tensor) -> str:
         """The layer's name."""
         if self.at is not None:
