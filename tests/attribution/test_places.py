@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attriscope import attribution
+from attriscope import attribution, metrics
 from attriscope.attribution import Model
 from torch import nn
 
@@ -201,3 +201,26 @@ def test_activations_of_rows_have_their_own_arguments():
         for i in range(5)
     ])  # fmt: skip
     torch.testing.assert_close(found.native, alone, rtol=1e-4, atol=1e-4)  # eigenvectors in float32
+
+
+@pytest.mark.parametrize("layer", ["input", "final"])
+def test_a_head_of_a_grid_sees_its_cell_alone(zoo, built, zoo_name, layer):
+    """DiFull on every network: exactly nothing outside, and something inside."""
+    model, x = built(zoo_name)
+    cells = zoo.images(zoo_name, 4)
+    rows = [torch.cat([cells[2 * r], cells[2 * r + 1]], 2) for r in (0, 1)]
+    grids = metrics.Grids(torch.cat(rows, 1)[None], torch.tensor([[0, 1, 2, 1]]), torch.arange(4)[None], 2, 0.0)
+    game = metrics.create("difull", layer=layer)
+    method = attribution.create("gradient", model, channels="abs_sum")
+    model.layers(x)
+    if layer != "input" and model.layout(PLACES[zoo_name][2]).form == "tokens":
+        with pytest.raises(ValueError, match="no map that has cells"):
+            game.maps(method, grids)
+        return
+    found = game.maps(method, grids)
+    assert found.scores.tolist() == [1.0, 1.0]
+    if layer == "input":
+        alone = method.attribute(cells[3:], 1)[0, 0]
+        height, width = alone.shape
+        close = 1e-3 * float(alone.abs().max())  # float32, folded batch norms
+        torch.testing.assert_close(found.maps[1, height:, width:], alone, rtol=1e-3, atol=close)
