@@ -647,9 +647,22 @@ class PartHead(nn.Module):
         return self.head(self.between(x, **more))
 
 
-def inner_name(module: nn.Module, layer: str) -> str:
-    """A layer's name in what is left of a network after a cut, which may be wrapped."""
-    name, _, number = layer.partition("@")
-    names = [n for n, _ in module.named_modules() if n == name or n.endswith("." + name)]
-    found = min(names, key=len, default=name)
-    return f"{found}@{number}" if number else found
+def inner_name(rest: nn.Module, found: list[Call], at: str, layer: str) -> str:
+    """A layer's name in what is left of a network after the layer `at`.
+
+    Args:
+        rest: What is left; it may be wrapped.
+        found: All calls of the network.
+        at: Where it was cut.
+        layer: A later layer.
+    """
+    name, number = parse(layer)
+    inner = min((n for n, _ in rest.named_modules() if n == name or n.endswith("." + name)), key=len, default=name)
+    if "@" not in layer:
+        return inner
+    if at != "input" and not any(
+        isinstance(m, _Hooked) for m in rest.modules()
+    ):  # it has the calls after the cut alone
+        before = found[: found.index(named(found, at)) + 1]
+        number -= sum(c.name.partition("@")[0] == name for c in before)
+    return f"{inner}@{number}"

@@ -871,9 +871,11 @@ class Model:
             return nn.Identity(), network
         if whole.shape is None:
             with self.uncounted():
-                whole.shape = tuple(trunk.outputs(self._blank(), rows=torch.zeros(1, dtype=torch.long), count=1).shape[1:])
+                whole.shape = tuple(
+                    trunk.outputs(self._blank(), rows=torch.zeros(1, dtype=torch.long), count=1).shape[1:]
+                )
         with _lean.evaluating(network):
-            between, tail = _layers.split(whole, network, _layers.inner_name(network, crop))
+            between, tail = _layers.split(whole, network, _layers.inner_name(network, self.layers(), at, crop))
         return (_layers.FirstTrunk(between), _layers.FirstHead(tail)) if self._channels_last(crop) else (between, tail)
 
     def _channels_last(self, layer: str) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from attriscope.cli.models import load
 
-from . import extremal, sanity, submodular
+from . import difull, extremal, sanity, submodular
 
-STUDIES = ("extremal", "sanity", "submodular")
+STUDIES = ("difull", "extremal", "sanity", "submodular")
 
 
 def photographs(folder: Path) -> list[tuple[Path, int, bool]]:
@@ -39,6 +39,8 @@ def main() -> None:
     model, out = load("demo", backend=given.backend), given.out / given.study
     if given.study == "extremal":
         print(extremal.run(model, files, labels, out, jobs=given.jobs, full=given.full))
+    elif given.study == "difull":
+        print(difull.run(model, files, labels, out))
     elif given.study == "sanity":
         print(sanity.run(model, files, labels, out, jobs=given.jobs, shown=given.shown))
     else:

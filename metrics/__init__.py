@@ -21,7 +21,7 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
-from .localization._grid import Grids, HeadMaps
+from .localization._grid import Grids, HeadMaps, attainable, cell_share, grids_of
 from .localization.difull import DiFull
 from .localization.dipart import DiPart
 from .localization.energy_pointing_game import EnergyPointingGame
@@ -55,12 +55,15 @@ __all__ = [
     "Study",
     "UnitMetric",
     "agreement",
+    "attainable",
     "available",
+    "cell_share",
     "check",
     "checks",
     "compare",
     "create",
     "describe",
+    "grids_of",
     "register",
     "sanity_report",
     "similarity",

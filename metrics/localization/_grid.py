@@ -209,6 +209,7 @@ def cell_share(
     scoring: Scoring = "exact",
     size: tuple[int, int] | None = None,
     kernel: int = 0,
+    center: bool = False,
 ) -> Tensor:
     r"""How much of each map's positive mass lies in its head's cell, `(U,)` float64 on the CPU.
 
@@ -224,6 +225,7 @@ def cell_share(
         size: The grid's height and width in pixels, for `"official_bilinear"`.
         kernel: Smooths the signed map with a Gaussian of so many pixels (odd), of a standard deviation of a quarter of
             that, before negative values are cut off; beyond the border there is nothing. 0: not at all.
+        center: Takes each map's mean off first.
 
     Returns:
         NaN where a map is not finite, or has no positive mass: less than 1e-7 of its mass is rounding.
@@ -235,6 +237,7 @@ def cell_share(
         [1.0, 0.25]
     """
     made = maps.detach().float() if maps.dtype in {torch.float16, torch.bfloat16} else maps.detach()
+    made = made - made.mean((1, 2), keepdim=True) if center else made
     if scoring == "official_bilinear" and size is not None and tuple(made.shape[1:]) != tuple(size):
         made = functional.interpolate(made[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     made = smoothed(made, kernel).cpu().double()
@@ -274,6 +277,7 @@ def attainable(
     scoring: Scoring = "exact",
     size: tuple[int, int] | None = None,
     kernel: int = 0,
+    center: bool = False,
 ) -> Tensor:
     """What a map scores that fills its cell evenly and is 0 elsewhere, `(U,)`: less than 1 where mass leaks out of it.
 
@@ -284,6 +288,7 @@ def attainable(
         scoring: Likewise.
         size: Likewise.
         kernel: Likewise.
+        center: Likewise.
 
     Example:
         >>> leak = attainable((14, 14), torch.tensor([0]), grid=2, scoring="official_bilinear", size=(448, 448))
@@ -292,7 +297,8 @@ def attainable(
     """
     down, across = (_overlap(n, grid) for n in shape)
     each = torch.stack([torch.outer(down[c // grid], across[c % grid]) for c in range(grid * grid)])
-    scores = cell_share(each, torch.arange(grid * grid), grid=grid, scoring=scoring, size=size, kernel=kernel)
+    every = torch.arange(grid * grid)
+    scores = cell_share(each, every, grid=grid, scoring=scoring, size=size, kernel=kernel, center=center)
     return scores[cells.cpu()]
 
 
@@ -309,7 +315,7 @@ class HeadMaps:
         grids: Which grid it belongs to, `(U,)`.
         labels: The class that is explained, `(U,)`.
         scores: `(U,)` float64; NaN where undefined.
-        attainable: What a map that fills the cell would score, `(U,)`.
+        filled: What a map that fills the cell would score, `(U,)`.
         grid: Cells per side.
         layer: What took the image's place.
         images: The grids' images, `(G, C, H, W)`.
@@ -320,7 +326,7 @@ class HeadMaps:
     grids: Tensor
     labels: Tensor
     scores: Tensor
-    attainable: Tensor
+    filled: Tensor
     grid: int
     layer: str = "input"
     images: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -329,6 +335,11 @@ class HeadMaps:
     def chance(self) -> float:
         """What a constant map scores."""
         return 1 / self.grid**2
+
+    @property
+    def attainable(self) -> float:
+        """What maps that fill their cells would score on average."""
+        return float(self.filled.mean())
 
 
 class OnGrid(UnitMetric):
@@ -340,6 +351,7 @@ class OnGrid(UnitMetric):
         scoring: "exact" adds up the maps' own places; "official_bilinear" enlarges them to the images' size before, and
             carries mass over the cells' borders.
         kernel: Smooths every map with a Gaussian of so many places (odd) before it is scored; 0: not at all.
+        center: Takes each map's mean off before it is scored: for maps with an offset of no meaning, such as RISE's.
         confidence: The least probability of an image's label; lowered, with a warning, where there are too few.
         count: How many grids; `None`: as many as there are confident images for.
         repeat_corners: Whether the first and the last cell show the same class.
@@ -358,6 +370,7 @@ class OnGrid(UnitMetric):
     layer: str = "input"
     scoring: Scoring = "exact"
     kernel: Annotated[int, Range(0)] = 0
+    center: bool = False
     confidence: Annotated[float, Range(0, 1)] = 0.99
     count: Count | None = None
     repeat_corners: bool = False
@@ -445,7 +458,7 @@ class OnGrid(UnitMetric):
         self._tell(found.scores)
         if not curves:
             return found.scores
-        details = {"cell": found.cells, "label": found.labels, "attainable": found.attainable}
+        details = {"cell": found.cells, "label": found.labels, "attainable": found.filled}
         details["chance"] = torch.full_like(found.scores, found.chance)
         return Scored(found.scores, details={k: v.double() for k, v in details.items()}, clusters=found.grids)
 
@@ -478,7 +491,7 @@ class OnGrid(UnitMetric):
             )
         if min(flat.shape[1:]) < self.grid:
             raise ValueError(f"maps of {flat.shape[1]} x {flat.shape[2]} places are smaller than the grid has cells")
-        scores = cell_share(flat, which, grid=self.grid, scoring=self.scoring, size=size, kernel=self.kernel)
+        scores = cell_share(flat, which, size=size, **self._how())
         self._tell(scores)
         return scores
 
@@ -498,14 +511,14 @@ class OnGrid(UnitMetric):
         with torch.inference_mode(mode=False), torch.no_grad():
             made, layer = self._explained(attributor, grids, target, heads)
         size = (grids.images.shape[2], grids.images.shape[3])
-        how: dict[str, Any] = {"grid": self.grid, "scoring": self.scoring, "size": size, "kernel": self.kernel}
+        how = {"size": size, **self._how()}
         return HeadMaps(
             maps=made,
             cells=cells,
             grids=which,
             labels=grids.labels[which, cells],
             scores=cell_share(made, cells, **how),
-            attainable=attainable((made.shape[1], made.shape[2]), cells, **how),
+            filled=attainable((made.shape[1], made.shape[2]), cells, **how),
             grid=self.grid,
             layer=layer,
             images=grids.images,
@@ -517,6 +530,10 @@ class OnGrid(UnitMetric):
         colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]]).repeat(2, 1)
         images = (colours[:, :, None, None] + 0.1 * torch.rand(8, 3, 8, 8, generator=generator)).clamp(0, 1)
         return Model(Colours().eval(), bounds=(0.0, 1.0), **model), (images, torch.arange(8) % 4)
+
+    def _how(self) -> dict[str, Any]:
+        """How maps are scored."""
+        return {"grid": self.grid, "scoring": self.scoring, "kernel": self.kernel, "center": self.center}
 
     # -- how it is run -------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class DiFull(OnGrid):
         scoring: "exact" adds up the maps' own places; "official_bilinear" enlarges them to the images' size before, and
             carries mass over the cells' borders.
         kernel: Smooths every map with a Gaussian of so many places (odd) before it is scored (S-IG, S-IxG); 0: not at all.
+        center: Takes each map's mean off before it is scored: for maps with an offset of no meaning, such as RISE's.
         confidence: The least probability of an image's label; lowered, with a warning, where there are too few.
         count: How many grids; `None`: as many as there are confident images for.
         repeat_corners: Whether the first and the last cell show the same class.

@@ -26,6 +26,7 @@ class DiPart(OnGrid):
         layer: What is explained: the images, or the activation of a layer in their place, "middle", "final" or any name.
         scoring: As in `difull`, and so are
         kernel: this,
+        center: this,
         confidence: this,
         count: this,
         repeat_corners: this, and

@@ -31,6 +31,7 @@ class GridPointingGame(OnGrid):
         layer: What is explained: the images, or the activation of a layer in their place, "middle", "final" or any name.
         scoring: As in `difull`, and so are
         kernel: this,
+        center: this,
         confidence: this,
         count: this,
         repeat_corners: not possible here, and

@@ -158,6 +158,19 @@ def test_smoothing_comes_before_what_is_negative_falls_away():
     assert smooth > 0.85
 
 
+def test_an_offset_can_be_taken_off():
+    """A map that is positive everywhere, as means of probabilities are, says little until it is centred."""
+    maps = torch.full((1, 8, 8), 10.0)
+    maps[0, :4, :4] = 12
+    assert float(create("difull").score_maps(maps, [0])) == pytest.approx(12 / 42)
+    centred = create("difull", center=True)
+    assert float(centred.score_maps(maps, [0])) == 1.0
+    assert float(centred.score_maps(maps, [3])) == 0.0
+    with pytest.warns(RuntimeWarning, match="1 of 1"):
+        centred.score_maps(torch.full((1, 8, 8), 3.0), [0])
+    assert attainable((8, 8), torch.tensor([0]), grid=2, center=True).tolist() == [1.0]
+
+
 def test_the_scale_of_a_map_does_not_matter():
     maps = torch.randn(4, 8, 8)
     cells = torch.arange(4)
@@ -168,12 +181,12 @@ def test_the_scale_of_a_map_does_not_matter():
 
 
 def test_undefined_is_counted():
-    maps = torch.ones(4, 4, 4)
-    maps[1], maps[2, 0, 0], maps[3] = -1, float("nan"), -1.0
+    maps = torch.ones(5, 4, 4)
+    maps[1], maps[2, 0, 0], maps[3], maps[4, 0, 0] = -1, float("nan"), -1.0, float("inf")
     maps[3, 0, 0] = 1e-9  # what rounding leaves
-    with pytest.warns(RuntimeWarning, match="3 of 4"):
-        scores = create("difull").score_maps(maps, [0, 1, 2, 3])
-    assert scores.isnan().tolist() == [False, True, True, True]
+    with pytest.warns(RuntimeWarning, match="4 of 5"):
+        scores = create("difull").score_maps(maps, [0, 1, 2, 3, 3])
+    assert scores.isnan().tolist() == [False, True, True, True, True]
     assert float(scores[0]) == 0.25
 
 
@@ -251,6 +264,38 @@ def test_dipart_sees_as_far_as_its_receptive_field(layer, wide):
     assert not found.scores.eq(1).any()
 
 
+class Reused(nn.Module):
+    """One rectifier for all places, twice before the cut and twice after; hooks alone can cut it where `plain` is not."""
+
+    def __init__(self, plain=True):
+        super().__init__()
+        self.net, self.act, self.plain = network(), nn.ReLU(), plain
+
+    def forward(self, x):
+        x = self.act(self.net[1](self.net[0](x)))
+        if not self.plain and float(x.sum()) < -1:  # what torch.fx cannot trace
+            return x
+        x = self.act(self.net[4](self.net[3](self.act(x))))
+        return self.net[8](self.act(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("layer", ["input", "act@0", "net.3", "act@2"])
+def test_a_layer_that_is_called_again_is_cut_where_it_is_meant(layer, plain):
+    net = Reused(plain).eval()
+    metric, model, grids = built("dipart", net=net, layer=layer)
+    seen("dipart", model, grids, metric)
+    assert model.place("final") in {"act@2", "act@3"}
+    trunk, head = metric.halves(model, layer, 3)
+    found = head.outputs(grids.images if layer == "input" else trunk.outputs(grids.images))
+    scaled = (grids.images - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.2, 0.3, 0.2])[
+        :, None, None
+    ]
+    with torch.no_grad():
+        features = inside(net.net[:6](scaled), 3, 2)
+        torch.testing.assert_close(found, net.net[6:](features), rtol=1e-5, atol=1e-5)  # float32
+
+
 @pytest.mark.parametrize("layer", ["input", "middle", "final"])
 def test_what_a_layer_with_one_place_for_each_pixel_makes_of_dipart(layer):
     """Without receptive fields DiPart is DiFull."""
@@ -319,6 +364,9 @@ def test_black_box_methods_mask_the_activation():
         found = metric.maps(attribution.create(method, model, **options), grids)
         assert found.maps.shape[1:] == (16, 16)  # of the layer's map
         assert bool(found.maps.any())
+    with model.ledger(4) as ledger:  # the window of 4 pixels is 2 places, and the stride one
+        metric.maps(attribution.create("occlusion", model, window=4, stride=2), grids)
+    assert ledger.forwards.tolist() == [15 * 15 + 1] * 4
     assert bool((found.scores[~found.scores.isnan()] > 0.5).all())  # windows reach over the border by one place
 
 
@@ -442,6 +490,10 @@ def test_wrong_and_unsure_images_are_left_out():
     made = grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]))
     assert sorted(made.members[0].tolist()) == [0, 1, 2, 3]
     assert made.confidence == pytest.approx(0.999, abs=1e-4)  # float32
+    for seed in range(4):  # whatever the order, the unsure one is not taken for its twin, nor the wrong one for its label
+        assert 4 not in grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]), seed=seed).members
+        right = grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]), confidence=0.0, seed=seed).members
+        assert 5 not in right
 
 
 def test_the_confidence_is_lowered_as_far_as_it_must_be():
