@@ -152,19 +152,19 @@ def test_where_the_percentile_is_zero_full_colour_is_the_largest_value(pixels):
 
 
 def test_an_empty_bin_is_not_in_the_scale(pixels, words, check_layout):
-    flat = found(torch.ones(5, 2, 2))
-    figure = aggregate({"mine": flat}, percentile=10)  # two bins of six, and the value of both is 1
+    maps = torch.arange(5.0, 0, -1)[:, None, None].expand(5, 2, 2)
+    figure = aggregate({"mine": found(maps)}, percentile=50)  # of means of 5, 4 and 3, and of 2 and 1
     check_layout(figure)
     panels = drawn(pixels, figure)
     for k in (0, 1, 4, 5):
         assert (panels[k] == 255).all()
-    assert shades(pixels, figure)[2:4] == pytest.approx([1, 1], abs=0.01)
+    assert shades(pixels, figure)[2:4] == pytest.approx([1, 1.5 / 2.75], abs=0.01)
     said = words(figure)
     assert said.count("no map") == 4
     assert said.count("0 maps") == 4
     assert "3 maps" in said
     assert "2 maps" in said
-    assert "full colour 1" in said
+    assert "full colour 2.75" in said
 
 
 def test_signed_means_keep_their_sign_and_are_scaled_by_their_absolute_values(pixels, words):
@@ -181,6 +181,8 @@ def test_signed_means_keep_their_sign_and_are_scaled_by_their_absolute_values(pi
     positive = drawn(pixels, aggregate({"mine": one}, percentile=100))  # of three maps two are 2: the largest mean
     assert (positive[0][1, 1] == 255).all()
     np.testing.assert_allclose(positive[0][0] / 255, on_white(torch.tensor([[1.0, 1.0]]), 4 / 3)[0], atol=0.003)
+    against = aggregate({"mine": found(-torch.ones(100, 2, 2), torch.full((100,), 0.5))}, signed=True)
+    assert drawn(pixels, against)[0].tolist() == (on_white(-torch.ones(2, 2), 1.0) * 255).round().tolist()
     said = words(aggregate({"mine": one}, signed=True))
     assert "against" in said
     assert "for" in said
@@ -387,8 +389,9 @@ def test_bad_arguments(random):
         aggregate({"mine": replace(one, cells=one.cells[:-1])})
     with pytest.raises(ValueError, match=r"give \(U,\) of both"):
         aggregate({"mine": Found(one.maps[:0], one.scores[:0], one.cells[:0])})
-    with pytest.raises(ValueError, match="from 0 to 3, row by row"):
-        aggregate({"mine": replace(one, cells=one.cells + 4)})
+    for shift in (4, -1):
+        with pytest.raises(ValueError, match="from 0 to 3, row by row"):
+            aggregate({"mine": replace(one, cells=torch.cat([one.cells[:-1], one.cells[-1:] + shift]))})
     for bad in (1.1, -0.1, math.inf):
         with pytest.raises(ValueError, match="a share from 0 to 1, or NaN"):
             aggregate({"mine": replace(one, scores=one.scores * 0 + bad)})
