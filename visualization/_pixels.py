@@ -14,11 +14,12 @@ from torch.nn import functional
 from ._style import Box, Pixels
 
 PALE = 0.65  # how much white there is over what the model did not see
+FRAME = "#bdbdbd"  # around a map on white
 
 SIGNED, OFFSET, UNSIGNED = "for and against", "above and below its mean", "importance, unsigned"
 ENDS = {SIGNED: ("against", "for"), OFFSET: ("below its mean", "above its mean"), UNSIGNED: ("", "important")}
 
-__all__ = ["ENDS", "OFFSET", "SIGNED", "UNSIGNED", "Drawn", "Photographs", "bar", "drawn"]
+__all__ = ["ENDS", "FRAME", "OFFSET", "SIGNED", "UNSIGNED", "Drawn", "Photographs", "bar", "drawn", "on_white"]
 
 
 @dataclass
@@ -193,3 +194,9 @@ def bar(*, signed: bool) -> Pixels:
     """The colours from full blue, or from none, to full red over a middle grey, as `(1, 256, 3)`."""
     ramp = torch.linspace(-1 if signed else 0, 1, 256)[None]
     return _picture.overlay(torch.full((3, 1, 256), 0.5), ramp, 1.0, (0.0, 1.0))
+
+
+def on_white(one: Tensor, top: float) -> Pixels:
+    """A map on white, `(H, W, 3)`."""
+    rgba = _picture.colours(one, top)
+    return np.asarray(1 - rgba[..., 3:] * (1 - rgba[..., :3]))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from . import _style
-from ._pixels import ENDS, OFFSET, SIGNED, UNSIGNED, Drawn, drawn
+from ._pixels import ENDS, FRAME, OFFSET, SIGNED, UNSIGNED, Drawn, drawn, on_white
 from ._steps import SPACE, typeset
 from ._style import BODY, GREY, MARGIN, SMALL, TITLE, Pixels, Place, Sheet
 
@@ -24,7 +24,6 @@ NARROW = 7.5  # inches of width, so that the text beside the image fits
 BAR = 2.2  # inches: the colour bar
 ACROSS = int((WIDEST - 2 * MARGIN - NAME + GAP) / (LEAST + GAP))  # panels in a row
 TRAINED = "trained"
-FRAME = "#bdbdbd"
 
 __all__ = ["cascade"]
 
@@ -207,7 +206,7 @@ def _head(sheet: Sheet, plain: Pixels, rows: Mapping[str, Drawn], title: str, sa
     y += 0.06
     sheet.text(x, y, low, wide, size=SMALL, lines=1)
     ramp = torch.linspace(-1 if signed else 0, 1, 256)[None]
-    sheet.picture((x + wide, y + 0.01, BAR, 0.13), _coloured(ramp, 1.0), "colour bar")
+    sheet.picture((x + wide, y + 0.01, BAR, 0.13), on_white(ramp, 1.0), "colour bar")
     y = sheet.text(x + wide + BAR + 0.08, y, high, sheet.width - x - wide - BAR - MARGIN, size=SMALL, lines=2)
     return max(y, MARGIN + height) + 0.2
 
@@ -231,7 +230,7 @@ def _named(sheet: Sheet, y: float, method: str, row: Drawn) -> float:
 def _pixels(row: Drawn, k: int, percentile: float) -> Pixels:
     """One map by its own scale; white where it has no colours."""
     top = row.limit([k], percentile)
-    return _coloured(row.maps[k] * (top is not None), top or 1.0)
+    return on_white(row.maps[k] * (top is not None), top or 1.0)
 
 
 def _reason(sheet: Sheet, place: Place, why: str | None) -> None:
@@ -247,9 +246,3 @@ def _draw(axes: Axes, pixels: Pixels) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=FRAME, linewidth=0.6)
-
-
-def _coloured(one: Tensor, top: float) -> Pixels:
-    """A map on white, `(H, W, 3)`."""
-    rgba = _picture.colours(one, top)
-    return np.asarray(1 - rgba[..., 3:] * (1 - rgba[..., :3]))
