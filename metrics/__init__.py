@@ -21,6 +21,10 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
+from .ground_truth._noise import NoiseScenes, SymbolicScenes, noise_scenes, symbolic_scenes
+from .ground_truth.functional_precision import FunctionalPrecision
+from .ground_truth.noise_field_iou import NoiseFieldIoU
+from .ground_truth.uniform_score import UniformScore
 from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
@@ -43,10 +47,12 @@ __all__ = [
     "MapMetric",
     "MethodMetric",
     "Metric",
+    "NoiseScenes",
     "Preparation",
     "SanityReport",
     "Scored",
     "Study",
+    "SymbolicScenes",
     "UnitMetric",
     "agreement",
     "available",
@@ -55,9 +61,11 @@ __all__ = [
     "compare",
     "create",
     "describe",
+    "noise_scenes",
     "register",
     "sanity_report",
     "similarity",
+    "symbolic_scenes",
     "AreaOverCurve",
     "AttributionAttack",
     "AverageHighestConfidence",
@@ -68,6 +76,7 @@ __all__ = [
     "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "FunctionalPrecision",
     "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
@@ -76,6 +85,7 @@ __all__ = [
     "LabelLeakage",
     "ModelRandomization",
     "MuFidelity",
+    "NoiseFieldIoU",
     "PixelFlipping",
     "PointingGame",
     "RandomLogit",
@@ -89,4 +99,5 @@ __all__ = [
     "SmoothMPRT",
     "Sparseness",
     "SymmetricRelevanceGain",
+    "UniformScore",
 ]
