@@ -12,6 +12,7 @@ from attriscope.attribution.external import FromCaptum
 from attriscope.attribution.model import Model
 from attriscope.attribution.randomness import uniforms
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from .._similarity import top
 from ._known import Known
@@ -86,10 +87,10 @@ class SymbolicNetwork(nn.Module):
                 ]
         terms.sort(key=lambda term: term[0])
         self.sizes = [sum(term[0] == which for term in terms) for which in range(len(SHAPES))]
-        self.see: nn.Module = nn.Conv2d(1, 1, 1, bias=False) if image else nn.Identity()
+        self.see: nn.Module = skip_init(nn.Conv2d, 1, 1, 1, bias=False) if image else nn.Identity()
         self.flat = nn.Flatten()
-        self.inner = nn.Linear(features, len(terms))
-        self.outer = nn.Linear(len(terms), len(useful), bias=False)
+        self.inner: nn.Linear = skip_init(nn.Linear, features, len(terms))
+        self.outer: nn.Linear = skip_init(nn.Linear, len(terms), len(useful), bias=False)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()
@@ -319,12 +320,12 @@ def _coins(seed: int, count: int, size: int, stream: int) -> Tensor:
 def _reader(codes: Tensor, shapes: Tensor, size: int) -> nn.Sequential:
     """The network for codes `(C, 3, k, k)` in shapes `(C, k, k)` of one area: `(N, 3, S, S)`, as signs, to `(N, C)`."""
     classes, side, area = len(codes), codes.shape[-1], float(shapes[0].sum())
-    find = nn.Conv2d(3, classes, side, padding=side // 2)
+    find = skip_init(nn.Conv2d, 3, classes, side, padding=side // 2)
     find.weight = nn.Parameter(codes)
     find.bias = nn.Parameter(torch.full((classes,), -APART * (3 * area) ** 0.5))
-    paint = nn.Conv2d(classes, classes, side, padding=side // 2, groups=classes, bias=False)
+    paint = skip_init(nn.Conv2d, classes, classes, side, padding=side // 2, groups=classes, bias=False)
     paint.weight = nn.Parameter(shapes[:, None].float())
-    name = nn.Linear(classes, classes, bias=False)
+    name = skip_init(nn.Linear, classes, classes, bias=False)
     most = (3 * area - APART * (3 * area) ** 0.5) * area / size**2  # of the mean that is pooled
     name.weight = nn.Parameter(LOGIT / most * torch.eye(classes))
     return nn.Sequential(find, nn.ReLU(), paint, nn.AdaptiveAvgPool2d(1), nn.Flatten(), name).eval()
