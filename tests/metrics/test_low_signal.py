@@ -88,18 +88,15 @@ def test_the_path_is_the_integral_by_quadrature_and_complete(baseline):
     torch.testing.assert_close(truth.sum(1), gain.detach(), rtol=0, atol=1e-9)
 
 
-def test_the_path_of_an_argument_that_hardly_moves_is_the_derivative_s():
+@pytest.mark.parametrize("way", [0.0, 1e-13, 1e-9, 1e-6, 1e-4])
+def test_the_path_of_an_argument_that_hardly_moves_is_the_derivative_s(way):
+    """A difference over a difference would keep three digits at 1e-13; to the second order it is the slope in the middle."""
     made = scenes(4)
-    for shift in (0.0, 1e-9, 1e-6, 1e-4):
-        there = metrics.SymbolicScenes(
-            torch.full_like(made.inputs.double(), 0.3) + shift, made.targets, made.useful, made.model
-        )
-        expected = made.model.network.double()  # the slope at 0.3 times the way, to second order in it
-        x = torch.full_like(made.inputs.double(), 0.3 + shift / 2).requires_grad_()
-        (slope,) = torch.autograd.grad(expected(x).gather(1, made.targets[:, None]).sum(), x)
-        torch.testing.assert_close(
-            there.truth("path", 0.3), slope.flatten(1) * shift, rtol=1e-6, atol=1e-9 * max(shift, 1e-12)
-        )
+    there = metrics.SymbolicScenes(torch.full((4, 24), way).double(), made.targets, made.useful, made.model)
+    found = there.truth("path")
+    x = torch.full_like(made.inputs.double(), way / 2).requires_grad_()
+    (slope,) = torch.autograd.grad(logits(made, x).sum(), x)
+    torch.testing.assert_close(found, slope.flatten(1) * way, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("baseline", [0.0, 0.6])
@@ -137,7 +134,8 @@ def test_features_have_effects_of_one_order():
 def test_inputs_depend_on_seed_and_number_alone():
     few, many = scenes(3), scenes(8)
     assert torch.equal(few.inputs, many.inputs[:3])
-    assert torch.equal(few.model.network.inner.weight, many.model.network.inner.weight)
+    for name in ("inner.weight", "inner.bias", "outer.weight"):
+        assert torch.equal(few.model.network.get_parameter(name), many.model.network.get_parameter(name))
     fewer = scenes(3, functions=2)
     assert torch.equal(fewer.useful[:2], few.useful[:2])
     torch.testing.assert_close(fewer.truth()[:2], few.truth()[:2], rtol=1e-12, atol=1e-12)  # sums in another order
@@ -205,6 +203,10 @@ def test_the_function_that_is_asked_about_counts():
     shared = (made.useful & made.useful.roll(1, 0)).sum(1) / 6
     assert found.tolist() == pytest.approx(shared.tolist())
     assert found.mean() < 0.6
+
+
+def test_the_probability_of_one_function_is_its_own():
+    assert symbolic("functional_precision").score(method("gradient", output="probability")).tolist() == [1.0] * 12
 
 
 def test_inputs_of_one_function_are_a_cluster():
@@ -369,6 +371,18 @@ def test_pictures_depend_on_seed_and_number_alone():
     assert len(many.boxes.unique(dim=0)) > 4
 
 
+def test_boxes_lie_anywhere():
+    boxes = fields(200).boxes
+    assert boxes[::2, 0].min() == boxes[1::2, 1].min() == 0
+    assert boxes[::2, 2].max() == boxes[1::2, 3].max() == 24  # codes are square with empty margins, which stay inside
+
+
+def test_channels_are_added_up():
+    summed, kept = (iou().score(method("gradient", channels=how)) for how in ("sum", "keep"))
+    torch.testing.assert_close(kept, summed, rtol=0, atol=0)
+    assert not torch.equal(iou().score(method("gradient", channels="max_abs")), summed)
+
+
 @pytest.mark.parametrize("size", [24, 40, 64])
 def test_the_mask_has_an_iou_of_one(size):
     made = fields(size=size)
@@ -386,6 +400,8 @@ def test_where_corners_are_lost_the_oracle_says_so():
     found = iou(4, 72).score(given(made.mask[:, None].float()), curves=True)
     assert torch.equal(found.scores, found.details["oracle"])
     assert found.scores.max() < 1
+    other = iou(4, 72).score(method("input"), curves=True)
+    assert torch.equal(other.details["oracle"], found.details["oracle"])
     sharp = iou(4, 72, smooth=0.0).score(given(made.mask[:, None].float()))
     assert sharp.tolist() == [1.0] * 4
 
