@@ -21,6 +21,10 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
+from .ground_truth._noise import NoiseScenes, SymbolicScenes, noise_scenes, symbolic_scenes
+from .ground_truth.functional_precision import FunctionalPrecision
+from .ground_truth.noise_field_iou import NoiseFieldIoU
+from .ground_truth.uniform_score import UniformScore
 from .localization._grid import Grids, HeadMaps, attainable, cell_share, grids_of
 from .localization.difull import DiFull
 from .localization.dipart import DiPart
@@ -49,10 +53,12 @@ __all__ = [
     "MapMetric",
     "MethodMetric",
     "Metric",
+    "NoiseScenes",
     "Preparation",
     "SanityReport",
     "Scored",
     "Study",
+    "SymbolicScenes",
     "UnitMetric",
     "agreement",
     "attainable",
@@ -64,9 +70,11 @@ __all__ = [
     "create",
     "describe",
     "grids_of",
+    "noise_scenes",
     "register",
     "sanity_report",
     "similarity",
+    "symbolic_scenes",
     "AreaOverCurve",
     "AttributionAttack",
     "AverageHighestConfidence",
@@ -79,6 +87,7 @@ __all__ = [
     "EfficientMPRT",
     "EnergyPointingGame",
     "FaithfulnessCorrelation",
+    "FunctionalPrecision",
     "GridPointingGame",
     "HyperparameterSensitivity",
     "IDSDS",
@@ -88,6 +97,7 @@ __all__ = [
     "LabelLeakage",
     "ModelRandomization",
     "MuFidelity",
+    "NoiseFieldIoU",
     "PixelFlipping",
     "PointingGame",
     "RandomLogit",
@@ -101,4 +111,5 @@ __all__ = [
     "SmoothMPRT",
     "Sparseness",
     "SymmetricRelevanceGain",
+    "UniformScore",
 ]

@@ -246,8 +246,8 @@ def cell_share(
     masses = torch.einsum("ch,uhw,dw->ucd", down, positive, across).flatten(1)
     total = masses.sum(1)
     shares = masses.gather(1, cells.cpu()[:, None])[:, 0] / total
-    whole = made.isfinite().flatten(1).all(1) & (total > 1e-7 * made.abs().flatten(1).sum(1))
-    return torch.where(whole, shares, torch.nan)
+    some = total > 1e-7 * made.abs().flatten(1).sum(1)  # not so where a value is NaN or infinite: then the sum is NaN
+    return torch.where(some, shares, torch.nan)
 
 
 def smoothed(maps: Tensor, kernel: int) -> Tensor:
