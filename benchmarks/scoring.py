@@ -1,8 +1,9 @@
 """Metrics, ours and other libraries', as rows for `benchmarks.speed`.
 
-Ours score four maps that are there already; a metric that runs a method again runs `input_x_gradient`. What needs no network
-is not here. Others get the same maps, images and number of evaluations, once as they come and once at a batch size that suits
-two cores; what they evaluate is counted at the network.
+Ours score four maps that are there already; a metric that runs a method again runs `input_x_gradient`. DiFull makes grids of
+the images, whose heads run on images of the bare network's size. What needs no network, brings its own, or shows it whole
+grids is not here. Others get the same maps, images and number of evaluations, once as they come and once at a batch size that
+suits two cores; what they evaluate is counted at the network.
 """
 
 import functools
@@ -31,7 +32,9 @@ def rows(model: attribution.Model, images: Tensor, *, others: bool) -> list[Row]
     x = images[torch.arange(IMAGES) % len(images)]
     maps = torch.rand(IMAGES, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
     asking = [n for n in metrics.available() if metrics.describe(n)["cost"] or metrics.describe(n)["explanations"]]
+    asking = [n for n in asking if metrics.describe(n)["family"] != "ground_truth"]
     found = [ours(name, FEW.get(name, {}), model, x, maps) for name in asking]
+    found += [grids(layer, model, images) for layer in ("input", "middle", "final")]
     found += [ours(name, {"preset": "rise"}, model, x[:1], maps[:1]) for name in ("insertion", "deletion")]
     if others:
         for library, make in PEERS.items():
@@ -62,6 +65,27 @@ def ours(name: str, options: dict[str, Any], model: attribution.Model, x: Tensor
     def warm() -> None:
         with model.ledger(len(x)) as ledger:
             run()
+        row.forwards, row.backwards = int(ledger.forwards.sum()), int(ledger.backwards.sum())
+
+    row.warm = warm
+    return row
+
+
+def grids(layer: str, model: attribution.Model, images: Tensor) -> Row:
+    """DiFull at a layer: the two heads of each grid."""
+    method = attribution.create(METHOD, model)
+    metric = metrics.DiFull(confidence=0.0, layer=layer)
+    made = metric.build(model, images)
+    row = Row(
+        f"difull (layer={layer}, {len(made)} grids)",
+        "metrics",
+        lambda: metric.score(method, made),
+        method=f"difull {layer}",
+    )
+
+    def warm() -> None:
+        with model.ledger(2 * len(made)) as ledger:
+            metric.score(method, made)
         row.forwards, row.backwards = int(ledger.forwards.sum()), int(ledger.backwards.sum())
 
     row.warm = warm
