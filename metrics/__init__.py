@@ -21,6 +21,10 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
+from .ground_truth._pasted import Pasted, pasted
+from .ground_truth.input_dependence import InputDependence
+from .ground_truth.input_independence import InputIndependence
+from .ground_truth.model_contrast import ModelContrast
 from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
@@ -43,6 +47,7 @@ __all__ = [
     "MapMetric",
     "MethodMetric",
     "Metric",
+    "Pasted",
     "Preparation",
     "SanityReport",
     "Scored",
@@ -55,6 +60,7 @@ __all__ = [
     "compare",
     "create",
     "describe",
+    "pasted",
     "register",
     "sanity_report",
     "similarity",
@@ -71,9 +77,12 @@ __all__ = [
     "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
+    "InputDependence",
+    "InputIndependence",
     "Insertion",
     "InsertionMinusDeletion",
     "LabelLeakage",
+    "ModelContrast",
     "ModelRandomization",
     "MuFidelity",
     "PixelFlipping",
