@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, overload
 
+import torch
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.conformance import Detector
 from attriscope.attribution.model import Model
@@ -51,4 +52,6 @@ class Known(UnitMetric):
 
     def example(self, **model: Any) -> tuple[Model, tuple[Any, ...]]:
         """Nothing but a method, on whatever model."""
-        return Model(Detector().eval(), bounds=(0.0, 1.0), **model), ()
+        with torch.random.fork_rng(devices=[]):  # layers draw weights before they are set
+            network = Detector().eval()
+        return Model(network, bounds=(0.0, 1.0), **model), ()
