@@ -57,9 +57,8 @@ class Pasted:
     scene_network: nn.Module
 
 
-@torch.inference_mode(mode=False)  # gradients are asked of the networks
 def pasted(pictures: int = 60, *, size: int = 64, seed: int = 0) -> Pasted:
-    """Draw pictures: picture n has object n mod 3 on scene n // 3 mod 4, and depends on n, size and seed alone.
+    """Draw pictures: picture n has object n mod 3 on scene n mod 4, and depends on n, size and seed alone.
 
     Scenes are thin stripes on a dark ground, in greens and browns without blue; colours, phase and how far the stripes stand
     out here and there are drawn. Objects are a third of the picture wide, stand anywhere inside it, and have a texture of
@@ -90,7 +89,7 @@ def pasted(pictures: int = 60, *, size: int = 64, seed: int = 0) -> Pasted:
     if pictures < 1 or size < SMALLEST:
         raise ValueError(f"pictures={pictures}, size={size}: make at least one picture of at least {SMALLEST} pixels")
     number = torch.arange(pictures)
-    kind, place = number % len(COLOURS), number // len(COLOURS) % len(DIRECTIONS)
+    kind, place = number % len(COLOURS), number % len(DIRECTIONS)
     drawn = uniforms(seed, pictures, 5 + COARSE**2, stream=STREAM)
     scenes = _stripes(place, drawn[:, 2:], size)
     mask, light = _shapes(kind, drawn[:, :2], size)

@@ -231,6 +231,7 @@ def test_one_large_pixel_is_tamed_and_few_pixels_have_a_scale():
     sparse[0, 0, :2], sparse[0, 19, 0] = 3.0, 2.0
     assert importance(sparse, mask).tolist() == [0.02]
     assert importance(sparse + 0.5, mask).tolist() == [0.02]
+    assert importance(sparse + 1e-7 * torch.arange(400).reshape(1, 20, 20) / 400, mask).tolist() == [0.02]  # rounding
 
 
 def test_a_map_without_a_scale_is_nan_also_where_rounding_hides_it():
@@ -362,6 +363,11 @@ def test_who_cannot_be_put_on_the_networks_is_told_so(name):
         made.score(attribution.from_captum(Saliency(network)))
     with pytest.raises(ValueError, match="made elsewhere"):
         made.score(attribution.from_maps(torch.rand(12, 32, 32), network))
+
+
+def test_the_networks_have_the_pictures_bounds():
+    zero, black = (method("integrated_gradients", baseline=b, steps=5) for b in ("zero", "black"))
+    assert torch.equal(metric("model_contrast").score(black), metric("model_contrast").score(zero))
 
 
 def test_a_bare_callable_s_method_is_put_on_the_networks_too():
