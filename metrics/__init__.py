@@ -22,7 +22,11 @@ from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
 from .ground_truth._noise import NoiseScenes, SymbolicScenes, noise_scenes, symbolic_scenes
+from .ground_truth._pasted import Pasted, pasted
 from .ground_truth.functional_precision import FunctionalPrecision
+from .ground_truth.input_dependence import InputDependence
+from .ground_truth.input_independence import InputIndependence
+from .ground_truth.model_contrast import ModelContrast
 from .ground_truth.noise_field_iou import NoiseFieldIoU
 from .ground_truth.uniform_score import UniformScore
 from .localization._grid import Grids, HeadMaps, attainable, cell_share, grids_of
@@ -54,6 +58,7 @@ __all__ = [
     "MethodMetric",
     "Metric",
     "NoiseScenes",
+    "Pasted",
     "Preparation",
     "SanityReport",
     "Scored",
@@ -71,6 +76,7 @@ __all__ = [
     "describe",
     "grids_of",
     "noise_scenes",
+    "pasted",
     "register",
     "sanity_report",
     "similarity",
@@ -92,9 +98,12 @@ __all__ = [
     "HyperparameterSensitivity",
     "IDSDS",
     "Infidelity",
+    "InputDependence",
+    "InputIndependence",
     "Insertion",
     "InsertionMinusDeletion",
     "LabelLeakage",
+    "ModelContrast",
     "ModelRandomization",
     "MuFidelity",
     "NoiseFieldIoU",
