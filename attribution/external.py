@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from .attributor import Attributor, Channels, Computed, Resize
+from .attributor import Attributor, Channels, Computed, Layers, Resize
 from .model import Model, Network
 from .targets import Target
 
@@ -83,6 +83,8 @@ def from_maps(
 class FromCaptum(Attributor):
     """A Captum object behind our interface; see `from_captum`."""
 
+    layers: ClassVar[Layers] = "none"  # it names the layers of its own network
+
     source: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     label: str = "captum"
@@ -94,6 +96,20 @@ class FromCaptum(Attributor):
         if not callable(getattr(self.source, "attribute", None)):
             raise TypeError(f"{self.source!r} has no attribute() method, so it is no Captum object")
         self.name = self.label
+
+    def with_model(self, model: "Model | Network") -> Self:
+        """The same object on another `Model` of its network.
+
+        Raises:
+            ValueError: The network is another one: the object would go on explaining its own.
+        """
+        other = Model.wrap(model)
+        if other.network is not self.model.network:
+            raise ValueError(
+                f"{self.label} is a Captum object, which stays on the network that it was made for: make one for the other "
+                "network"
+            )
+        return super().with_model(other)
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Call Captum on the inputs as the network sees them."""

@@ -7,6 +7,7 @@ import torch
 from attriscope.attribution.attributor import Attributor
 from attriscope.attribution.conformance import Detector
 from attriscope.attribution.model import Model
+from attriscope.attribution.targets import TargetLike
 from torch import Tensor
 
 from ..metric import Scored, UnitMetric
@@ -49,6 +50,17 @@ class Known(UnitMetric):
         scored = self.measure(attributor)
         self._tell(scored.scores)
         return scored if curves else scored.scores
+
+    def maps(self, attributor: Attributor, model: Model, inputs: Tensor, target: TargetLike) -> Tensor:
+        """A method's maps by one of the metric's own networks, all in one call.
+
+        Raises:
+            ValueError: It does not run there.
+        """
+        try:
+            return attributor.with_model(model).attribute(inputs, target)
+        except ValueError as error:
+            raise ValueError(f"{self.name} puts methods on a network of its own, where this one fails: {error}") from error
 
     def example(self, **model: Any) -> tuple[Model, tuple[Any, ...]]:
         """Nothing but a method, on whatever model."""

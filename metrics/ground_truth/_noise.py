@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.external import FromCaptum
 from attriscope.attribution.model import Model
 from attriscope.attribution.randomness import uniforms
 from torch import Tensor, nn
@@ -353,30 +352,13 @@ class LowSignal(Known):
         """One of every input."""
         return 1
 
-    def accept(self, attributor: Attributor) -> None:
-        """The method must be one that can be put on another network.
-
-        Raises:
-            ValueError: It cannot.
-        """
-        super().accept(attributor)
-        if isinstance(attributor, FromCaptum):
-            raise ValueError(
-                f"{self.name} puts the method on a network of its own, and a Captum object stays on the one it was made for"
-            )
-
     def explained(self, attributor: Attributor, model: Model, inputs: Tensor, targets: Tensor) -> Tensor:
         """The method's maps of all inputs, in one call: `(U, F)` float64 on the CPU, channels added up.
 
         Raises:
             ValueError: It does not run on the network, or its maps are not of the inputs' size.
         """
-        try:
-            maps = attributor.with_model(model).attribute(inputs, targets)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.name} puts methods on a network of its own, where this one fails: {error}"
-            ) from error
+        maps = self.maps(attributor, model, inputs, targets)
         maps = maps.sum(1) if inputs.ndim == 4 else maps
         if maps.shape != (inputs[:, 0] if inputs.ndim == 4 else inputs).shape:
             raise ValueError(

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.external import FromCaptum
 from attriscope.attribution.model import Model
 from attriscope.attribution.randomness import uniforms
 from torch import Tensor, nn
@@ -254,18 +253,6 @@ class OnPasted(Known):
         """Two of each picture, of which one may be by another network or of the scene alone."""
         return 2
 
-    def accept(self, attributor: Attributor) -> None:
-        """The method must be one that can be put on another network.
-
-        Raises:
-            ValueError: It cannot.
-        """
-        super().accept(attributor)
-        if isinstance(attributor, FromCaptum):
-            raise ValueError(
-                f"{self.name} puts the method on networks of its own, and a Captum object stays on the one it was made for"
-            )
-
     def pasted(self) -> Pasted:
         """The pictures and the networks."""
         return pasted(self.pictures, size=self.size, seed=self.seed)
@@ -278,11 +265,7 @@ class OnPasted(Known):
         """
         device = attributor.model.device or torch.device("cpu")
         own = Model(network.to(device), bounds=(0.0, 1.0), batch_size=attributor.model.batch_size)
-        try:
-            maps = attributor.with_model(own).attribute(images.to(device), labels)
-        except ValueError as error:
-            raise ValueError(f"{self.name} puts the method on small networks of its own, and there {error}") from error
-        return check_maps(maps, images)
+        return check_maps(self.maps(attributor, own, images.to(device), labels), images)
 
     def of_scenes(self, attributor: Attributor, made: Pasted, others: Tensor) -> tuple[Tensor, Tensor]:
         """How important the object's place is to the scene network: on the plain scenes, and on other pictures of them."""

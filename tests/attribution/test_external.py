@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attriscope import attribution
+from attriscope import attribution, metrics
 from attriscope.attribution import Model, from_captum, from_maps
 from captum import attr as captum
 from torch import nn
@@ -191,3 +191,14 @@ def test_captum_works_without_gradients(networks, images, context):
     with context():
         found = from_captum(captum.Saliency(network)).attribute(images(), 0)
     torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_a_captum_object_stays_on_its_network():
+    """A randomized copy, or a head of a grid, would go on being explained by the network as it was."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    theirs = attribution.from_captum(captum.Saliency(network), name="theirs")
+    assert theirs.with_model(Model(network, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))) == theirs
+    with pytest.raises(ValueError, match="stays on the network that it was made for"):
+        theirs.with_model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)))
+    with pytest.raises(ValueError, match="stays on the network"):
+        metrics.create("model_randomization").score(theirs, torch.rand(2, 3, 4, 4), target=0)

@@ -493,7 +493,7 @@ def test_what_cannot_be_scored_is_refused_in_a_sentence(name):
     with pytest.raises(ValueError, match="made elsewhere"):
         metric.score(attribution.from_maps(torch.rand(2, 1, 8, 8), WHATEVER))
     captum = pytest.importorskip("captum.attr")
-    with pytest.raises(ValueError, match="a Captum object stays on the one it was made for"):
+    with pytest.raises(ValueError, match="Captum object, which stays on the network"):
         metric.score(attribution.from_captum(captum.Saliency(WHATEVER)))
     with pytest.raises(ValueError, match=r"not of the size of inputs .*: leave resize away"):
         metric.score(Coarse(WHATEVER))

@@ -359,7 +359,7 @@ def test_who_cannot_be_put_on_the_networks_is_told_so(name):
     with pytest.raises(ValueError, match=own + "a baseline of shape"):
         made.score(method("integrated_gradients", baseline=torch.zeros(5, 3, 16, 16)))
     network = detector().network
-    with pytest.raises(ValueError, match="a Captum object stays on the one it was made for"):
+    with pytest.raises(ValueError, match="Captum object, which stays on the network"):
         made.score(attribution.from_captum(Saliency(network)))
     with pytest.raises(ValueError, match="made elsewhere"):
         made.score(attribution.from_maps(torch.rand(12, 32, 32), network))
