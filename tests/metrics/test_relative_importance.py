@@ -350,7 +350,7 @@ def test_gradients_are_had_in_inference_mode(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_who_cannot_be_put_on_the_networks_is_told_so(name):
     made = metric(name)
-    own = f"{name} puts the method on small networks of its own, and there "
+    own = f"{name} puts methods on a network of its own, where this one fails: "
     looker = attribution.Model(attribution.conformance.Looker().eval())
     with pytest.raises(ValueError, match=own + "attention methods do not run on this network"):
         made.score(attribution.create("attention_rollout", looker))
