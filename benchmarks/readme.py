@@ -37,7 +37,8 @@ def metric_table() -> str:
         better = "higher" if facts["higher_is_better"] else "lower"
         low, high = ("any" if abs(v) == float("inf") else f"{v:g}" for v in facts["range"])
         also = f" ({', '.join(facts['aliases'])})" if facts["aliases"] else ""
-        again = f"{facts['explanations']} explanations" if facts["explanations"] else ""
+        again = f"{facts['explanations']} explanation{'s' * (facts['explanations'] > 1)}" if facts["explanations"] else ""
+        again += "" if facts["unit"] == "images" else f" for each of its {facts['unit']}"
         price = " + ".join(t for t in (f"{facts['cost']} f" if facts["cost"] else "", again) if t) or "nothing"
         price += "; masks or boxes" if "annotations" in facts["needs"] else ""
         chance = "" if facts["chance"] is None else f"{facts['chance']:g}"

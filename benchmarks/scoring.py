@@ -32,7 +32,7 @@ def rows(model: attribution.Model, images: Tensor, *, others: bool) -> list[Row]
     x = images[torch.arange(IMAGES) % len(images)]
     maps = torch.rand(IMAGES, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
     asking = [n for n in metrics.available() if metrics.describe(n)["cost"] or metrics.describe(n)["explanations"]]
-    asking = [n for n in asking if metrics.describe(n)["family"] != "ground_truth"]
+    asking = [n for n in asking if metrics.describe(n)["unit"] == "images"]
     found = [ours(name, FEW.get(name, {}), model, x, maps) for name in asking]
     found += [grids(layer, model, images) for layer in ("input", "middle", "final")]
     found += [ours(name, {"preset": "rise"}, model, x[:1], maps[:1]) for name in ("insertion", "deletion")]

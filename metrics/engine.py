@@ -721,7 +721,7 @@ def _metrics(
     for name, judge in judges.items():
         if isinstance(judge, UnitMetric):
             raise ValueError(
-                f"{name} scores {judge.unit}, and a study is made of single images: call "
+                f"{name} scores {judge.unit}, not a study's single images: call "
                 f"metrics.create({judge.name!r}).score(attributor, ...) for each method"
             )
         if not annotated and "annotations" in judge.facts.needs:

@@ -104,7 +104,7 @@ class Metric(Configured):
 
     @property
     def explanations(self) -> int:
-        """How many times the method is run again for one image."""
+        """How many times the method is run again for one image; for another unit, how many times it is run."""
         return 0
 
     def _tell(self, scores: Tensor) -> None:
@@ -447,6 +447,7 @@ def register(
     def decorate(cls: M) -> M:
         tags = {
             "scores": "maps" if issubclass(cls, MapMetric) else "methods",
+            "unit": cls.unit if issubclass(cls, UnitMetric) else "images",
             "higher_is_better": cls.higher_is_better,
             "range": cls.range,
             "chance": cls.chance,

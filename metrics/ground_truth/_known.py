@@ -19,7 +19,7 @@ class Known(UnitMetric):
     It is a subclass that declares its options as annotated fields and defines `measure`.
     """
 
-    unit: ClassVar[str] = "pictures that it makes"
+    unit: ClassVar[str] = "pictures"
 
     @abstractmethod
     def measure(self, attributor: Attributor) -> Scored:

@@ -381,7 +381,7 @@ class OnSymbolic(LowSignal):
         seed: Of functions and inputs.
     """
 
-    unit: ClassVar[str] = "inputs that it makes"
+    unit: ClassVar[str] = "inputs"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     small: ClassVar[dict[str, Any]] = {"samples": 6, "features": 16, "useful": 4, "functions": 3}
 

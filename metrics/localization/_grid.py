@@ -358,7 +358,7 @@ class OnGrid(UnitMetric):
         seed: Of which image goes where.
     """
 
-    unit: ClassVar[str] = "heads of grids of images"
+    unit: ClassVar[str] = "heads of grids"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     undefined: ClassVar[str] = "no value of the map is positive"
     small: ClassVar[dict[str, Any]] = {"confidence": 0.0}
@@ -382,6 +382,11 @@ class OnGrid(UnitMetric):
             raise ValueError(f"{self.name}: kernel={self.kernel} has no middle: give an odd number of places")
         if self.repeat_corners and not self.corners:
             raise ValueError(f"{self.name} asks where a class is, and repeat_corners=True shows one twice")
+
+    @property
+    def explanations(self) -> int:
+        """One for each head."""
+        return 1
 
     # -- what a metric defines -----------------------------------------------------------------------------------------
 
