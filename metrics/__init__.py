@@ -21,6 +21,10 @@ from .faithfulness.pixel_flipping import PixelFlipping
 from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
+from .ground_truth._parts import PartScenes, part_scenes
+from .ground_truth.part_completeness import PartCompleteness
+from .ground_truth.part_contrastivity import PartContrastivity
+from .ground_truth.part_correctness import PartCorrectness
 from .localization.energy_pointing_game import EnergyPointingGame
 from .localization.pointing_game import PointingGame
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy
@@ -43,6 +47,7 @@ __all__ = [
     "MapMetric",
     "MethodMetric",
     "Metric",
+    "PartScenes",
     "Preparation",
     "SanityReport",
     "Scored",
@@ -55,6 +60,7 @@ __all__ = [
     "compare",
     "create",
     "describe",
+    "part_scenes",
     "register",
     "sanity_report",
     "similarity",
@@ -76,6 +82,9 @@ __all__ = [
     "LabelLeakage",
     "ModelRandomization",
     "MuFidelity",
+    "PartCompleteness",
+    "PartContrastivity",
+    "PartCorrectness",
     "PixelFlipping",
     "PointingGame",
     "RandomLogit",
