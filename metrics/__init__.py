@@ -22,12 +22,16 @@ from .faithfulness.road import Road, RoadDifference, RoadLeast
 from .faithfulness.sensitivity_n import SensitivityN
 from .faithfulness.srg import SymmetricRelevanceGain
 from .ground_truth._noise import NoiseScenes, SymbolicScenes, noise_scenes, symbolic_scenes
+from .ground_truth._parts import PartScenes, part_scenes
 from .ground_truth._pasted import Pasted, pasted
 from .ground_truth.functional_precision import FunctionalPrecision
 from .ground_truth.input_dependence import InputDependence
 from .ground_truth.input_independence import InputIndependence
 from .ground_truth.model_contrast import ModelContrast
 from .ground_truth.noise_field_iou import NoiseFieldIoU
+from .ground_truth.part_completeness import PartCompleteness
+from .ground_truth.part_contrastivity import PartContrastivity
+from .ground_truth.part_correctness import PartCorrectness
 from .ground_truth.uniform_score import UniformScore
 from .localization._grid import Grids, HeadMaps, attainable, cell_share, grids_of
 from .localization.difull import DiFull
@@ -58,6 +62,7 @@ __all__ = [
     "MethodMetric",
     "Metric",
     "NoiseScenes",
+    "PartScenes",
     "Pasted",
     "Preparation",
     "SanityReport",
@@ -76,6 +81,7 @@ __all__ = [
     "describe",
     "grids_of",
     "noise_scenes",
+    "part_scenes",
     "pasted",
     "register",
     "sanity_report",
@@ -107,6 +113,9 @@ __all__ = [
     "ModelRandomization",
     "MuFidelity",
     "NoiseFieldIoU",
+    "PartCompleteness",
+    "PartContrastivity",
+    "PartCorrectness",
     "PixelFlipping",
     "PointingGame",
     "RandomLogit",
