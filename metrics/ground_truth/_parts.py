@@ -481,11 +481,5 @@ class Parts(Known):
         rounds = len(targets) // len(scenes.images)
         images = scenes.images.repeat(rounds, 1, 1, 1)
         model = wrapped(scenes.model.network, attributor.model.batch_size)  # type: ignore[arg-type]  # a module here
-        try:
-            maps = check_maps(attributor.with_model(model).attribute(images, targets), images)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.name} puts methods on a small convolutional network of its own, for pictures of {self.size} x "
-                f"{self.size} pixels: {error}"
-            ) from error
+        maps = check_maps(self.maps(attributor, model, images, targets), images)
         return importance(maps, scenes.around.repeat(rounds, 1, 1, 1))

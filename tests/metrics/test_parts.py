@@ -395,7 +395,7 @@ def test_a_method_that_does_not_run_on_the_network_is_told_so(name):
         attribution.create("integrated_gradients", model(), baseline=torch.zeros(1, 3, 16, 16)),
         attribution.create("grad_cam", model(), resize=None),
     ):
-        with pytest.raises(ValueError, match=f"{name} puts methods on a small convolutional network of its own"):
+        with pytest.raises(ValueError, match=f"{name} puts methods on a network of its own"):
             score(name, method)
 
 
