@@ -10,7 +10,7 @@ from attriscope.attribution.model import Model
 from attriscope.attribution.targets import TargetLike
 from torch import Tensor
 
-from ..metric import Scored, UnitMetric
+from ..metric import Scored, UnitMetric, check_maps
 
 
 class Known(UnitMetric):
@@ -52,13 +52,14 @@ class Known(UnitMetric):
         return scored if curves else scored.scores
 
     def maps(self, attributor: Attributor, model: Model, inputs: Tensor, target: TargetLike) -> Tensor:
-        """A method's maps by one of the metric's own networks, all in one call.
+        """A method's maps by one of the metric's own networks, all in one call: `(N, H, W)`, or `(N, F)` of tables.
 
         Raises:
-            ValueError: It does not run there.
+            ValueError: It does not run there, or its maps are not of the inputs' size.
         """
         try:
-            return attributor.with_model(model).attribute(inputs, target)
+            maps = attributor.with_model(model).attribute(inputs, target)
+            return check_maps(maps, inputs) if inputs.ndim == 4 else maps
         except ValueError as error:
             raise ValueError(f"{self.name} puts methods on a network of its own, where this one fails: {error}") from error
 

@@ -358,14 +358,7 @@ class LowSignal(Known):
         Raises:
             ValueError: It does not run on the network, or its maps are not of the inputs' size.
         """
-        maps = self.maps(attributor, model, inputs, targets)
-        maps = maps.sum(1) if inputs.ndim == 4 else maps
-        if maps.shape != (inputs[:, 0] if inputs.ndim == 4 else inputs).shape:
-            raise ValueError(
-                f"{self.name}: maps of shape {tuple(maps.shape)} are not of the size of inputs {tuple(inputs.shape)}: leave "
-                "resize away"
-            )
-        return maps.flatten(1).cpu().double()
+        return self.maps(attributor, model, inputs, targets).flatten(1).cpu().double()
 
 
 class OnSymbolic(LowSignal):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..faithfulness._subsets import wide
-from ..metric import check_maps
 from ._known import Known
 
 STREAM = 900_041  # of the draws, with the three after it: other numbers than those of methods and of other metrics
@@ -481,5 +480,5 @@ class Parts(Known):
         rounds = len(targets) // len(scenes.images)
         images = scenes.images.repeat(rounds, 1, 1, 1)
         model = wrapped(scenes.model.network, attributor.model.batch_size)  # type: ignore[arg-type]  # a module here
-        maps = check_maps(self.maps(attributor, model, images, targets), images)
+        maps = self.maps(attributor, model, images, targets)
         return importance(maps, scenes.around.repeat(rounds, 1, 1, 1))

@@ -12,7 +12,6 @@ from attriscope.attribution.randomness import uniforms
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..metric import check_maps
 from ._known import Known
 
 STREAM = 900_021  # of the draws: other numbers than those of methods and of other metrics
@@ -265,7 +264,7 @@ class OnPasted(Known):
         """
         device = attributor.model.device or torch.device("cpu")
         own = Model(network.to(device), bounds=(0.0, 1.0), batch_size=attributor.model.batch_size)
-        return check_maps(self.maps(attributor, own, images.to(device), labels), images)
+        return self.maps(attributor, own, images.to(device), labels)
 
     def of_scenes(self, attributor: Attributor, made: Pasted, others: Tensor) -> tuple[Tensor, Tensor]:
         """How important the object's place is to the scene network: on the plain scenes, and on other pictures of them."""
