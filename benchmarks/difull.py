@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 GRID, COUNT = 2, 12
+BINS = (0, 10, 35, 65, 90, 100)  # percent: of twelve maps the paper's bins would have none at the ends
 LAYERS = ("input", "middle", "final")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "gradient": ("gradient", {"channels": "abs_sum"}),
@@ -178,5 +179,5 @@ def _kernels(found: Mapping[tuple[str, str, str], metrics.HeadMaps]) -> str:
 def _draw(found: Mapping[tuple[str, str, str], metrics.HeadMaps], out: Path) -> None:
     """The aggregates and the scores' distributions of DiFull."""
     own = {layer: {m: one for (g, at, m), one in found.items() if (g, at) == ("difull", layer)} for layer in LAYERS}
-    visualization.aggregate(own).savefig(out / "aggregate.png")
+    visualization.aggregate(own, edges=BINS).savefig(out / "aggregate.png")
     visualization.score_distribution(own).savefig(out / "scores.png")

@@ -1,9 +1,10 @@
 """Aggregate: the mean maps of a method on grids, from those that score best to those that score worst (AggAtt)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from ._pixels import ENDS, FRAME, SIGNED, on_white
 from ._steps import SPACE
 from ._style import BODY, GREY, MARGIN, SMALL, TITLE, Pixels, Sheet
 
-EDGES = (0, 2, 5, 50, 95, 98, 100)  # percent of the maps, the best first
+Edges: TypeAlias = tuple[int, ...]
+EDGES: Edges = (0, 2, 5, 50, 95, 98, 100)  # percent of the maps, the best first
 EQUAL = 9  # decimals to which scores are compared, since sums round
 MANY = 32  # maps that are read at a time
 NAME, GAP, APART = 1.3, 0.05, 0.22  # inches: the column of names, between panels, between layers
@@ -33,8 +35,8 @@ TITLED = "Mean attribution on grids, from the maps that score best to those that
 __all__ = ["EDGES", "Located", "aggregate", "bins"]
 
 
-def bins(scores: Tensor, mass: Tensor) -> list[Tensor]:
-    """Which maps are in each of six bins: the best 2%, up to 5, 50, 95 and 98%, and the worst 2%.
+def bins(scores: Tensor, mass: Tensor, edges: Edges = EDGES) -> list[Tensor]:
+    """Which maps are in each bin: of six, the best 2%, up to 5, 50, 95 and 98%, and the worst 2%.
 
     The sizes of the bins are rounded by largest remainders (of two equal ones the better bin gets the map), so that few
     maps leave the smallest bins empty.
@@ -43,9 +45,10 @@ def bins(scores: Tensor, mass: Tensor) -> list[Tensor]:
         scores: `(U,)`; NaN is in no bin.
         mass: `(U,)`, by which maps of the same score, to nine decimals, are sorted, the largest first; then the first comes
             first.
+        edges: Where bins begin and end, in percent of the maps, from 0 to 100.
 
     Returns:
-        Six tensors of indices, the best first.
+        A tensor of indices for each, the best first.
 
     Example:
         >>> [len(b) for b in bins(torch.rand(500), torch.ones(500))]
@@ -57,7 +60,7 @@ def bins(scores: Tensor, mass: Tensor) -> list[Tensor]:
     keys = scores.double().cpu()[order].round(decimals=EQUAL)
     order = order[keys.argsort(descending=True, stable=True)]
     order = order[~scores.cpu()[order].isnan()]
-    quotas = [len(order) * (b - a) for a, b in pairwise(EDGES)]  # hundredths of a map, so that nothing is rounded
+    quotas = [len(order) * (b - a) for a, b in pairwise(edges)]  # hundredths of a map, so that nothing is rounded
     sizes = [q // 100 for q in quotas]
     for k in sorted(range(len(sizes)), key=lambda k: -(quotas[k] % 100))[: len(order) - sum(sizes)]:
         sizes[k] += 1
@@ -71,6 +74,7 @@ def aggregate(
     signed: bool = False,
     normalise: bool = False,
     percentile: float = 99.5,
+    edges: Sequence[int] = EDGES,
     title: str | None = None,
 ) -> Figure:
     """AggAtt: a row for each method, whose maps on grids are sorted by score, binned, and drawn as the mean of each bin.
@@ -80,7 +84,7 @@ def aggregate(
     are. Maps of one head alone are taken, so that the cell in which all attribution should be, outlined, is at one place.
     Maps whose score is undefined are left out and counted.
 
-    Six panels of a method at a layer share one scale: full colour is a percentile of |value| over all pixels of the pictures
+    The panels of a method at a layer share one scale: full colour is a percentile of |value| over all pixels of the pictures
     that are drawn (interpolated; where it is 0, the largest). Maps are drawn at their own resolution, each value a square.
 
     Args:
@@ -92,6 +96,8 @@ def aggregate(
         normalise: Divide each map by the sum of its |values| first, so that maps of large values do not outweigh the
             others, in means as in ties.
         percentile: Of |value|: what has the full colour.
+        edges: Where bins begin and end, in percent of the maps; the paper's suit some hundred maps, of few the outer bins get
+            none.
         title: A sentence in place of the usual one.
 
     Raises:
@@ -111,17 +117,21 @@ def aggregate(
         ['saliency: 5 to 50%', 'saliency: 50 to 95%']
     """
     _style.check_percentile(percentile)
+    given = tuple(edges)
+    if given[:1] != (0,) or given[-1:] != (100,) or any(a >= b for a, b in pairwise(given)):
+        raise ValueError(f"edges={given}: give whole percents that grow from 0 to 100")
     layers = layered(found)
     blocks: dict[str, dict[str, _Block]] = {layer: {} for layer in layers}
     for layer, methods in layers.items():
         for method, one in methods.items():
             what = f"{method} at {layer}" if layer else method
-            blocks[layer][method] = _block(one, head, what, signed=signed, normalise=normalise, percentile=percentile)
+            how: dict[str, Any] = {"signed": signed, "normalise": normalise, "percentile": percentile}
+            blocks[layer][method] = _block(one, head, what, given, **how)
     ends = ("chance", "attainable")
     scores = [bounds(n, {k: [getattr(s, n) for s in ms.values()] for k, ms in layers.items()}) for n in ends]
     grid = next(iter(next(iter(layers.values())).values())).grid
     with _style.style():
-        plot = _Plot(blocks, rows(layers), grid, head)
+        plot = _Plot(blocks, rows(layers), grid, head, given)
         some = any(block.undefined for ms in blocks.values() for block in ms.values())
         said = [s for s in scores if s]
         says = _says(said, percentile, signed=signed, normalise=normalise, undefined=some)
@@ -133,7 +143,7 @@ class _Block:
     """A method at a layer.
 
     Attributes:
-        pictures: `(6, h, w)`, 0 where a bin is empty.
+        pictures: `(B, h, w)`, 0 where a bin is empty.
         counts: Maps in each bin.
         means: Of the scores of each bin, NaN where it is empty.
         mean: Of all scores.
@@ -151,7 +161,9 @@ class _Block:
     top: float | None
 
 
-def _block(one: Located, head: int, what: str, *, signed: bool, normalise: bool, percentile: float) -> _Block:
+def _block(
+    one: Located, head: int, what: str, edges: Edges, *, signed: bool, normalise: bool, percentile: float
+) -> _Block:
     """What is drawn of a method at a layer."""
     maps = one.maps
     if maps.ndim != 3 or len(maps) != len(one.scores) or not maps.numel() or any(n % one.grid for n in maps.shape[1:]):
@@ -167,7 +179,7 @@ def _block(one: Located, head: int, what: str, *, signed: bool, normalise: bool,
     inside, weights = _masses(maps.detach(), chosen, _cell(head, one.grid, maps), what)
     if not normalise:
         weights = torch.ones_like(weights)
-    members = bins(scores, inside * weights)
+    members = bins(scores, inside * weights, edges)
     pictures = torch.stack([_mean(maps.detach(), chosen, weights, b, signed=signed) for b in members])
     counts = [len(b) for b in members]
     big = float(pictures.abs().max())
@@ -211,15 +223,15 @@ def _mean(maps: Tensor, chosen: Tensor, weights: Tensor, members: Tensor, *, sig
 # -- the figure --------------------------------------------------------------------------------------------------------
 
 
-def _named(k: int, dash: str = " to ") -> str:
+def _named(k: int, edges: Edges = EDGES, dash: str = " to ") -> str:
     """A bin's name.
 
     Example:
         >>> [_named(k) for k in (0, 1, 5)]
         ['best 2%', '2 to 5%', 'worst 2%']
     """
-    low, high = EDGES[k : k + 2]
-    return f"best {high}%" if not low else f"worst {high - low}%" if high == EDGES[-1] else f"{low}{dash}{high}%"
+    low, high = edges[k : k + 2]
+    return f"best {high}%" if not low else f"worst {high - low}%" if high == edges[-1] else f"{low}{dash}{high}%"
 
 
 def _says(scores: list[str], percentile: float, *, signed: bool, normalise: bool, undefined: bool) -> list[str]:
@@ -230,7 +242,7 @@ def _says(scores: list[str], percentile: float, *, signed: bool, normalise: bool
     said = [
         "Score: the share of a map's positive attribution that is inside the outlined cell, which the head sees.",
         f"Each panel is the mean of {parts}a bin's maps{each}; below it is their mean score.",
-        f"The six panels of a method share one scale; full colour: the {most} of their |values|. White is 0.",
+        f"The panels of a method at a layer share one scale; full colour: the {most} of their |values|. White is 0.",
     ]
     said += [f"{'; '.join(scores).capitalize()}."] if scores else []
     return [*said, "Maps whose score is undefined are left out."] if undefined else said
@@ -239,12 +251,14 @@ def _says(scores: list[str], percentile: float, *, signed: bool, normalise: bool
 class _Plot:
     """The figure's parts."""
 
-    def __init__(self, blocks: Mapping[str, Mapping[str, _Block]], methods: list[str], grid: int, head: int) -> None:
-        self.blocks, self.methods, self.grid, self.head = blocks, methods, grid, head
+    def __init__(
+        self, blocks: Mapping[str, Mapping[str, _Block]], methods: list[str], grid: int, head: int, edges: Edges
+    ) -> None:
+        self.blocks, self.methods, self.grid, self.head, self.edges = blocks, methods, grid, head, edges
         names = list(blocks)
         many = -(-len(names) // TOGETHER)
         self.bands = [[str(n) for n in part] for part in np.array_split(np.array(names, dtype=object), many)]
-        across, count = len(self.bands[0]), len(EDGES) - 1
+        across, count = len(self.bands[0]), len(edges) - 1
         room = WIDEST - 2 * MARGIN - NAME - (across - 1) * APART
         self.side = min((room / across + GAP) / count - GAP, MOST)
         self.wide = count * (self.side + GAP) - GAP
@@ -290,11 +304,11 @@ class _Plot:
         y = max(self.sheet.text(x, y, layer, self.wide, size=BODY + 1, bold=True) for x, layer in places)
         ends = []
         for x, layer in places:
-            for b in range(len(EDGES) - 1):
+            for b in range(len(self.edges) - 1):
                 at, some = x + b * (self.side + GAP), {block.counts[b] for block in self.blocks[layer].values()}
                 low, high = min(some), max(some)
                 maps = f"{low}\N{EN DASH}{high} maps" if low < high else _words.count(low, "map")
-                below = self.sheet.text(at, y, _named(b, "\N{EN DASH}"), self.side, size=SMALL)
+                below = self.sheet.text(at, y, _named(b, self.edges, "\N{EN DASH}"), self.side, size=SMALL)
                 ends.append(self.sheet.text(at, below, maps, self.side, size=SMALL, colour=GREY))
         return max(ends) + 0.06
 
@@ -310,7 +324,8 @@ class _Plot:
         for b, score in enumerate(one.means):
             at = x + b * (self.side + GAP)
             pixels = (on_white(one.pictures[b], one.top or 1.0) * 255).round().astype(np.uint8)
-            label = f"{method} at {layer}: {_named(b)}" if layer else f"{method}: {_named(b)}"
+            called = _named(b, self.edges)
+            label = f"{method} at {layer}: {called}" if layer else f"{method}: {called}"
             self.sheet.axes((at, y, width, height), partial(self.panel, pixels=pixels, empty=not one.counts[b]), label)
             if one.counts[b]:
                 self.sheet.text(at, y + height + 0.02, f"{score:.3f}", width, size=SMALL, lines=1, centred=True)

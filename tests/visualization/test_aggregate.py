@@ -402,3 +402,20 @@ def test_bad_arguments(random):
             aggregate({"mine": replace(one, maps=maps)})
     with pytest.raises(ValueError, match="percentile=0"):
         aggregate({"mine": one}, percentile=0)
+
+
+def test_few_maps_are_seen_in_bins_of_one_s_own():
+    few = (0, 10, 35, 65, 90, 100)
+    assert [len(b) for b in bins(torch.rand(12), torch.ones(12), few)] == [1, 3, 4, 3, 1]
+    figure = aggregate({"noise": found(torch.rand(12, 4, 4))}, edges=few)
+    labels = [axes.get_label() for axes in figure.axes]
+    assert labels[1:] == [
+        "noise: best 10%",
+        "noise: 10 to 35%",
+        "noise: 35 to 65%",
+        "noise: 65 to 90%",
+        "noise: worst 10%",
+    ]
+    for bad in ((0, 50), (5, 100), (0, 60, 40, 100), ()):
+        with pytest.raises(ValueError, match="from 0 to 100"):
+            aggregate({"noise": found(torch.rand(12, 4, 4))}, edges=bad)
