@@ -125,7 +125,9 @@ class PartCompleteness(Parts):
 
     A map whose total is zero or negative gives no shares: it is NaN, and counted. (In the original's comparison of a part's
     sum with a share of the total, parts that speak against the class become important there.) A method with many of these
-    says little for the class; read its mean with its count. It is NaN too where the other half has no map with shares.
+    says little for the class; read its mean with its count. Methods that start from noise (`expected_gradients` and
+    `gradient_shap` by default) have nothing else: noise holds more of every colour than a picture does, and has the larger
+    logit. It is NaN too where the other half has no map with shares.
 
     There is no value of chance: a map that calls nothing important has 0.5, by D alone, and maps that know nothing of the
     network have 0.55 to 0.75 of 1200 pictures (`edge` and `center`). Score such controls beside a method.

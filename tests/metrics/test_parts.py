@@ -36,6 +36,8 @@ class Truth(Attributor):
         adds = scenes.contributions[rows, :, target.index[:, 0]]
         if self.only == "odd":
             adds = torch.where(rows[:, None] % 2 == 1, adds, -adds)
+        if self.only == "one":
+            adds = torch.ones_like(adds)
         even = scenes.masks / scenes.masks.sum((2, 3), keepdim=True)
         return Computed(self.sign * torch.einsum("um,umhw->uhw", adds.float(), even[rows])[:, None], {})
 
@@ -45,6 +47,20 @@ class Truth(Attributor):
 
 
 ASKED = []
+
+
+class Noise(Attributor):
+    """The same signed noise for every image and class, but for so much of it."""
+
+    more: float = 0.0
+
+    def compute(self, inputs, target):
+        drawn = torch.rand(inputs.shape[2:], generator=torch.Generator().manual_seed(5)) - 0.4
+        return Computed(drawn * (1 + self.more * target.index[:, 0, None, None, None]), {})
+
+    @classmethod
+    def _cost(cls, options, shape):
+        return 0, 0
 
 
 def model(**more):
@@ -67,15 +83,15 @@ def own(scenes):
 
 @pytest.mark.parametrize(("size", "seed"), [(40, 0), (64, 1), (77, 2), (130, 3)])
 def test_logits_are_sums_over_the_parts_present_and_the_label_wins(size, seed):
-    scenes = part_scenes(12, size=size, seed=seed)
-    keep = torch.rand(8, 9, generator=torch.Generator().manual_seed(seed)) < 0.5
+    scenes = part_scenes(6, size=size, seed=seed)
+    keep = torch.rand(5, 9, generator=torch.Generator().manual_seed(seed)) < 0.5
     keep[0] = True
     expected = torch.einsum("km,umc->ukc", keep.double(), scenes.contributions)
     expected[..., -1] += NOBODY
     found = scenes.outputs(keep)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert torch.equal(found[:, 0].argmax(1), scenes.labels)
-    torch.testing.assert_close(scenes.logits, found[torch.arange(12), 0, scenes.labels])
+    torch.testing.assert_close(scenes.logits, found[torch.arange(6), 0, scenes.labels])
     torch.testing.assert_close(scenes.drops, own(scenes), **CLOSE)
 
 
@@ -141,9 +157,9 @@ def test_half_a_look_is_worth_half_or_nine_tenths():
     torch.testing.assert_close(found[torch.arange(6), :, scenes.labels], expected, **CLOSE)
 
 
-@pytest.mark.parametrize("size", [40, 47, 64, 101, 192, 320])
+@pytest.mark.parametrize("size", [40, 47, 64, 101, 192])
 def test_margins_touch_no_other_thing_s_and_stay_off_the_frame(size):
-    scenes = part_scenes(20, size=size, seed=7)
+    scenes = part_scenes(8, size=size, seed=7)
     assert scenes.around.sum(1).max() == 1
     widths = scenes.around.any(2).sum(2) - scenes.masks.any(2).sum(2)
     assert (widths <= 2 * Layout(size).margin).all()
@@ -250,8 +266,8 @@ def test_what_never_looks_at_the_network_follows_no_class(name):
     found = score("part_contrastivity", name)
     assert found.scores.tolist() == [0.5] * 12
     assert found.details["equal"].tolist() == [2] * 12
-    # every class once in six pictures: 60 of them have a standard error of 0.03, were they independent
-    assert abs(score("part_correctness", name, pictures=60).scores.mean() - 0.5) < 0.1
+    # every class once in six pictures: 60 have a standard error of 0.03, were they independent
+    assert abs(score("part_correctness", name, pictures=60, size=40).scores.mean() - 0.5) < 0.1
 
 
 @pytest.mark.parametrize("metric", NAMES)
@@ -263,7 +279,7 @@ def test_sound_methods_beat_noise(metric):
 
 def test_gradients_misjudge_looks_that_saturate_and_paths_do_not():
     assert score("part_correctness", "integrated_gradients").scores.mean() > 0.97
-    assert score("part_correctness", "gradient").scores.mean() < 0.9
+    assert score("part_correctness", "input_x_gradient").scores.mean() < 0.9
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -280,6 +296,17 @@ def test_a_map_of_zeros():
         with pytest.warns(RuntimeWarning, match="12 of 12"):
             assert score(name, zero).scores.isnan().all()
     assert score("part_contrastivity", zero).scores.tolist() == [0.5] * 12
+
+
+def test_parts_that_are_the_same_but_for_rounding_have_no_order():
+    with pytest.warns(RuntimeWarning, match="12 of 12"):
+        assert score("part_correctness", Truth(model(), only="one")).scores.isnan().all()
+
+
+@pytest.mark.parametrize("more", [0.0, 2e-7])
+def test_maps_that_differ_by_rounding_alone_are_the_same(more):
+    assert score("part_contrastivity", Noise(model(), more=more)).details["equal"].tolist() == [2] * 12
+    assert score("part_contrastivity", Noise(model(), more=0.1)).details["equal"].tolist() == [0] * 12
 
 
 def test_the_importance_of_a_thing_includes_its_margin_alone():
@@ -364,13 +391,14 @@ def test_the_threshold_is_the_other_half_s():
 
 
 def test_completeness_is_what_its_details_say():
-    found = score("part_completeness", "random")
+    """Of a map with signs: shares are of what it adds up to with them."""
+    found = score("part_completeness", Noise(model()))
     d = found.details
     assert sorted(d) == ["csdc", "d", "dc", "pc", "threshold"]
     torch.testing.assert_close(found.scores, ((d["csdc"] + d["pc"] + d["dc"]) / 3 + d["d"]) / 2)
     assert len(d["threshold"].unique()) <= 2
     scenes = part_scenes(12, size=48)
-    maps = attribution.create("random", scenes.model).attribute(scenes.images, scenes.labels)[:, 0]
+    maps = Noise(scenes.model).attribute(scenes.images, scenes.labels)[:, 0]
     said = _parts.importance(maps, scenes.around)
     called = said.things / said.total[:, None] > d["threshold"][:, None]
     idle = own(scenes) == 0
