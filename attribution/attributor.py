@@ -357,6 +357,14 @@ class Attributor(Configured):
             stride: Pixels, down and across, of one place of the activation: for what is measured in pixels.
         """
         del stride
+        return type(self)(head, **self._inner())
+
+    def beside(self, network: Model) -> "Attributor":
+        """This method for a network that takes the same images and sees a part of each: nothing may be moved across."""
+        return type(self)(network, **{**self.params, "layer": None, "at": None})
+
+    def _inner(self) -> dict[str, Any]:
+        """The parameters for an activation in the image's place."""
         params = {**self.params, "layer": None, "at": None, "smooth": 0.0}
         given = params.get("baseline")
         if any(
@@ -364,7 +372,7 @@ class Attributor(Configured):
             for b in (given if isinstance(given, tuple | list) else [given])
         ):
             params["baseline"] = "zero"  # an activation has no bounds; what is absent is 0
-        return type(self)(head, **params)
+        return params
 
     def carry(self, images: Tensor, through: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Options that are images, as what the layer makes of them; none, where they are the activation's own.

@@ -1173,8 +1173,12 @@ class Model:
             self.output_shape = self._checked[key]
             return
         self.shape = tuple(images.shape[1:])
-        with _lean.seeded_aside():
-            self._try_first(images, rows, count)
+        try:
+            with _lean.seeded_aside():
+                self._try_first(images, rows, count)
+        except BaseException:
+            self.shape = next(reversed(self._checked))[0] if self._checked else None  # one that the network does take
+            raise
         self._checked[key] = self.output_shape
 
     def _has_seen(self, images: Tensor) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from attriscope import attribution, metrics, visualization
+from attriscope.attribution._parameters import canonical
 from attriscope.attribution.model import Model
 from attriscope.cli.models import Loaded
 from attriscope.metrics.photographs import decode
@@ -98,7 +99,7 @@ def _maps(model: Model, grids: metrics.Grids, which: tuple[str, str, str], out: 
     assert isinstance(metric, metrics.DiFull | metrics.DiPart | metrics.GridPointingGame)
     name, options = METHODS[method]
     made = attribution.create(name, model, **options)
-    asked = json.dumps([model.fingerprint, grids.members.tolist(), repr(made), repr(metric)])
+    asked = json.dumps([model.fingerprint, canonical(grids.images), grids.labels.tolist(), repr(made), repr(metric)])
     path = out / f"{game}-{layer}-{method}.safetensors"
     names = [f.name for f in fields(metrics.HeadMaps) if f.name not in {"grid", "layer", "images"}]
     if path.exists():
@@ -164,11 +165,14 @@ def _official(found: Mapping[tuple[str, str, str], metrics.HeadMaps]) -> str:
 def _kernels(found: Mapping[tuple[str, str, str], metrics.HeadMaps]) -> str:
     """Scores at the input against the kernel, beside the cap that smoothing itself puts on DiFull."""
     rows: dict[str, dict[int, str]] = {}
+    one = found["difull", "input", SMOOTHED[0]]
     for kernel in KERNELS:
         for game in GAMES:
             for method in SMOOTHED:
-                one = found[game, "input", method]
-                scores = metrics.cell_share(one.maps, one.cells, grid=GRID, kernel=kernel)
+                if (game, "input", method) not in found:
+                    continue
+                own = found[game, "input", method]
+                scores = metrics.cell_share(own.maps, own.cells, grid=GRID, kernel=kernel)
                 rows.setdefault(f"{game}, {method}", {})[kernel] = f"{float(np.nanmean(scores.numpy())):.3f}"
         places = (one.maps.shape[1], one.maps.shape[2])
         cap = metrics.attainable(places, one.cells[:1], grid=GRID, kernel=kernel)

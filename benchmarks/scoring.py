@@ -32,7 +32,7 @@ def rows(model: attribution.Model, images: Tensor, *, others: bool) -> list[Row]
     x = images[torch.arange(IMAGES) % len(images)]
     maps = torch.rand(IMAGES, 1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
     asking = [n for n in metrics.available() if metrics.describe(n)["cost"] or metrics.describe(n)["explanations"]]
-    asking = [n for n in asking if metrics.describe(n)["unit"] == "images"]
+    asking = [n for n in asking if metrics.describe(n)["unit"] == "images" and n != "data_randomization"]  # it trains
     found = [ours(name, FEW.get(name, {}), model, x, maps) for name in asking]
     found += [grids(layer, model, images) for layer in ("input", "middle", "final")]
     found += [ours(name, {"preset": "rise"}, model, x[:1], maps[:1]) for name in ("insertion", "deletion")]
@@ -74,8 +74,12 @@ def ours(name: str, options: dict[str, Any], model: attribution.Model, x: Tensor
 def grids(layer: str, model: attribution.Model, images: Tensor) -> Row:
     """DiFull at a layer: the two heads of each grid."""
     method = attribution.create(METHOD, model)
-    metric = metrics.DiFull(confidence=0.0, layer=layer)
-    made = metric.build(model, images)
+    metric = metrics.DiFull(layer=layer)
+    count = len(images) // 4
+    cells = images[: 4 * count].unflatten(0, (count, 2, 2)).permute(0, 3, 1, 4, 2, 5)  # whatever the network names them
+    labels = torch.arange(4).expand(count, 4)
+    joined = cells.flatten(2, 3).flatten(3, 4)
+    made = metrics.Grids(joined, labels, torch.arange(4 * count).reshape(count, 4), 2, confidence=0.0)
     row = Row(
         f"difull (layer={layer}, {len(made)} grids)",
         "metrics",

@@ -60,7 +60,13 @@ class Layered(Attributor):
         """The activation that takes the image's place is the map that is looked at."""
         if self.layers == "head":
             return super().within(head, stride)
-        return type(self)(head, **{**self.params, "layer": "input", "at": None, "smooth": 0.0})
+        return type(self)(head, **{**self._inner(), "layer": "input"})
+
+    def beside(self, network: Model) -> Attributor:
+        """The image is the map that is looked at: what the network makes of its part lies elsewhere."""
+        if self.layers == "head":
+            return super().beside(network)
+        return type(self)(network, **{**self.params, "layer": "input", "at": None})
 
     def where(self, inputs: Tensor) -> str:
         """The layer's name."""

@@ -130,6 +130,10 @@ class ExtremalPerturbation(Attributor):
         made = super().within(head, stride)
         return type(self)(head, **{**made.params, "jitter": False})
 
+    def beside(self, network: Model) -> "ExtremalPerturbation":
+        """Without mirror images: in them the part is another."""
+        return type(self)(network, **{**self.params, "layer": None, "at": None, "jitter": False})
+
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, H, W)`, or `(N, C, H, W)` over channels."""
         found = Search(

@@ -163,7 +163,8 @@ def arrange(
 ) -> Tensor:
     """Which images go into which cells, `(G, grid ** 2)`: every class once in a grid, every image once in all.
 
-    Classes of which most images are left are taken first, so that as many grids as can be are filled.
+    Classes of which most images are left are taken first, which fills as many grids as can be; with `repeat_corners` the
+    largest class is shown twice, and there may be a way to fill more.
 
     Args:
         labels: Of all images, `(N,)`.
@@ -236,6 +237,8 @@ def cell_share(
         >>> cell_share(maps, torch.tensor([0, 3]), grid=2).tolist()
         [1.0, 0.25]
     """
+    if scoring == "official_bilinear" and size is None:
+        raise ValueError('scoring="official_bilinear" enlarges maps to the grid: pass size=(height, width) in pixels')
     made = maps.detach().float() if maps.dtype in {torch.float16, torch.bfloat16} else maps.detach()
     made = made - made.mean((1, 2), keepdim=True) if center else made
     if scoring == "official_bilinear" and size is not None and tuple(made.shape[1:]) != tuple(size):
@@ -254,6 +257,8 @@ def smoothed(maps: Tensor, kernel: int) -> Tensor:
     """Maps `(U, h, w)` under a Gaussian of `kernel` x `kernel` places, whose standard deviation is a quarter of that."""
     if not kernel:
         return maps
+    if kernel < 0 or kernel % 2 == 0:
+        raise ValueError(f"kernel={kernel} has no middle: give an odd number of places")
     offsets = torch.arange(kernel, dtype=maps.dtype, device=maps.device) - (kernel - 1) / 2
     weights = torch.exp(-0.5 * (offsets / (kernel / 4)) ** 2)
     weights = (weights / weights.sum()).reshape(1, 1, 1, -1)
@@ -506,9 +511,13 @@ class OnGrid(UnitMetric):
         """The method's maps of the grids, with their scores; arguments and errors as in `score`."""
         self.accept(attributor)
         model = attributor.model
+        if isinstance(images, Grids) and labels is not None:
+            raise ValueError(f"{self.name}: these grids have their labels: leave labels away")
         grids = images if isinstance(images, Grids) else self.build(model, images, labels)
         if grids.grid != self.grid:
             raise ValueError(f"{self.name}: grid={self.grid}, and these grids have {grids.grid} cells per side")
+        if not self.corners and any(len(set(row)) < len(row) for row in grids.labels.tolist()):
+            raise ValueError(f"{self.name} asks where a class is, and some of these grids show one twice")
         heads = [0, self.grid**2 - 1] if self.corners else list(range(self.grid**2))
         cells = torch.tensor(heads).repeat(len(grids))
         which = torch.arange(len(grids)).repeat_interleave(len(heads))
@@ -550,6 +559,10 @@ class OnGrid(UnitMetric):
             raise ValueError(
                 f"{name}: {self.name}'s own layer= says what is explained: leave the method's layer and at away"
             )
+        if attributor.smooth:
+            raise ValueError(
+                f"{name}: {self.name} scores maps as they are made: leave smooth away, and give it kernel="
+            )
         if self.layer != "input" and attributor.layers == "none":
             raise ValueError(f'{name} does not run at a layer: score it at layer="input"')
         if attributor.stretched:
@@ -588,8 +601,8 @@ class OnGrid(UnitMetric):
             if len(group) > 1:
                 images, inner = (x.repeat_interleave(len(group), 0) for x in (images, inner))
             own = target.take(rows[:, group].flatten())
-            if layer == "input" and attributor.layers != "own":
-                made = attributor.with_model(halves[1])
+            if layer == "input":
+                made = attributor.beside(halves[1])
             else:
                 made = attributor.behind(halves, images, inner, own, grid=places, layer=layer)
             native = made.explain(inner, own, scores=False).native

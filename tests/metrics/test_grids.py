@@ -490,7 +490,9 @@ def test_wrong_and_unsure_images_are_left_out():
     made = grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]))
     assert sorted(made.members[0].tolist()) == [0, 1, 2, 3]
     assert made.confidence == pytest.approx(0.999, abs=1e-4)  # float32
-    for seed in range(12):  # whatever the order, the unsure one is not taken for its twin, nor the wrong one for its label
+    for seed in range(
+        12
+    ):  # whatever the order, the unsure one is not taken for its twin, nor the wrong one for its label
         assert 4 not in grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]), seed=seed).members
         right = grids_of(Given(), images, torch.tensor([0, 1, 2, 3, 3, 0]), confidence=0.0, seed=seed).members
         assert 5 not in right
@@ -543,6 +545,7 @@ def test_options_that_mean_nothing():
         ("full_grad", {}, "input", "its own cell alone"),
         ("edge", {}, "final", 'score it at layer="input"'),
         ("gradient", {}, "nowhere", "no layer 'nowhere'"),
+        ("gradient", {"smooth": 2.0}, "input", "leave smooth away"),
     ],
 )
 def test_methods_that_cannot_be_placed(method, options, layer, why):
@@ -557,8 +560,11 @@ def test_a_network_of_one_size_has_no_whole_grids():
     assert metric.score(attribution.create("gradient", model), grids).tolist() == [1.0] * 4
     for name in ("dipart", "grid_pointing_game"):
         metric, model, grids = built(name, net=net)
+        attribution.create("grad_cam", model).attribute(grids.images[:1, :, :8, :12])
         with pytest.raises(ValueError, match="16 x 24 pixels, which it does not take"):
             metric.score(attribution.create("gradient", model), grids)
+        assert model.shape == (3, 8, 12)  # of what it does take
+        attribution.create("grad_cam", model)
 
 
 def test_a_last_map_that_does_not_divide():
@@ -566,6 +572,50 @@ def test_a_last_map_that_does_not_divide():
         metric, model, grids = built(name, 3, height=5, width=5)
         with pytest.raises(ValueError, match="do not divide into 3 x 3"):
             metric.score(attribution.create("gradient", model), grids)
+
+
+@pytest.mark.parametrize("method", ["layer_integrated_gradients", "layer_deep_lift", "gradient"])
+@pytest.mark.parametrize("layer", ["input", "3"])
+def test_a_method_that_looks_for_a_layer_by_itself_is_at_the_metric_s(method, layer):
+    metric, model, grids = built("difull", layer=layer)
+    found = metric.maps(attribution.create(method, model, layer="auto"), grids)
+    assert found.maps.shape[1:] == ((16, 24) if layer == "input" else (8, 12))
+    assert found.scores[~found.scores.isnan()].eq(1).all()
+    assert not found.scores.isnan().all()
+
+
+@pytest.mark.parametrize("layer", ["input", "final"])
+def test_baselines_that_only_images_have(layer):
+    metric, model, grids = built("difull", layer=layer)
+    for method in ("score_cam", "integrated_gradients", "iia"):
+        assert metric.maps(attribution.create(method, model, baseline="black"), grids).maps.isfinite().all()
+
+
+def test_mirror_images_would_show_a_head_another_cell():
+    metric, model, grids = built("difull")
+    options = {"steps": 8, "areas": (0.1,)}
+    plain, mirrored = (
+        metric.maps(attribution.create("extremal_perturbation", model, jitter=j, **options), grids).maps
+        for j in (False, True)
+    )
+    assert torch.equal(plain, mirrored)
+
+
+def test_grids_that_a_game_cannot_play():
+    metric, model, grids = built("grid_pointing_game")
+    twice = metrics.Grids(grids.images, grids.labels[:, [0, 1, 2, 0]], grids.members, 2, 0.0)
+    with pytest.raises(ValueError, match="show one twice"):
+        metric.score(attribution.create("gradient", model), twice)
+    with pytest.raises(ValueError, match="leave labels away"):
+        metric.score(attribution.create("gradient", model), grids, [0, 1])
+
+
+def test_scoring_that_cannot_be_done_is_refused():
+    maps, cells = torch.ones(1, 8, 8), torch.tensor([0])
+    with pytest.raises(ValueError, match="pass size="):
+        create("difull", scoring="official_bilinear").score_maps(maps, [0])
+    with pytest.raises(ValueError, match="no middle"):
+        cell_share(maps, cells, grid=2, kernel=4)
 
 
 def test_a_study_says_that_it_is_made_of_images():
