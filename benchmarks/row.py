@@ -39,6 +39,8 @@ class Row:
         peer: Whose it is, if it is not ours.
         method: The method's name with us, so that a peer's row finds ours.
         backend: What compiled the network, if anything did.
+        elsewhere: Whether it runs other networks of this size, copies and heads: then the limit is timed after the run, not
+            after each of their calls.
         warm: What is called once before anything is timed; by default one whole run of ours and nothing of a peer's.
         ratios: Distance from the limit in every round.
         seconds: Wall time in every round, without that of the limit.
@@ -52,6 +54,7 @@ class Row:
     peer: str = ""
     method: str = ""
     backend: str = ""
+    elsewhere: bool = False
     warm: Callable[[], Any] | None = None
     ratios: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

@@ -61,6 +61,7 @@ def ours(name: str, options: dict[str, Any], model: attribution.Model, x: Tensor
             return made.score(model, x, maps, 0, annotations={"mask": mask})
 
     row = Row(label, "metrics", run, method=name if "preset" not in options else f"{name} rise")
+    row.elsewhere = made.facts.family == "randomization" and name != "random_logit"
 
     def warm() -> None:
         with model.ledger(len(x)) as ledger:
@@ -85,6 +86,7 @@ def grids(layer: str, model: attribution.Model, images: Tensor) -> Row:
         "metrics",
         lambda: metric.score(method, made),
         method=f"difull {layer}",
+        elsewhere=True,
     )
 
     def warm() -> None:

@@ -5,7 +5,8 @@ that are fastest on this machine. Machines are noisy, so the limit is timed wher
 network that a row makes, the bare fast copy runs as many images, in its best batches, and that time is taken out of the
 row's. The ratio is what is left of the row's wall time over the bare time, and the median over several rounds is printed.
 A backward pass counts as forward and input gradient together, but for CAMs, whose backward pass ends at a late layer: they
-are measured against their forwards alone, and Ablation-CAM against bare passes of what follows the layer.
+are measured against their forwards alone, and Ablation-CAM against bare passes of what follows the layer. What runs other
+networks of this one's size, heads of grids and randomized copies, has its limit timed right after it.
 
 Other libraries run the network as the user has it, and their evaluations are counted there. Each of their rows is timed
 right after ours, and a second table says how many times faster ours is, from the seconds of the same round.
@@ -13,6 +14,7 @@ right after ours, and a second table says how many times faster ours is, from th
 
 import argparse
 import contextlib
+import fnmatch
 import functools
 import json
 import os
@@ -80,6 +82,8 @@ class Limit:
 
     def beat(self, n: int, *, gradient: bool) -> None:
         """Run as many bare images as the row just ran, or nearly so."""
+        if not n:
+            return
         batch = self.best[gradient][0]
         times = max(1, round(n / len(batch)))
         start = time.perf_counter()
@@ -198,10 +202,13 @@ def measure(
                 timer, watched = after, [(after.engines[0], False)]
             if row.method == "iia":
                 timer, watched = after, [(after.engines[1], True)]
-            with left_out(row, found), timer.beside(watched):
+            with left_out(row, found), timer.beside([] if row.elsewhere else watched):
                 start = time.perf_counter()
                 row.run()
                 seconds = time.perf_counter() - start - timer.spent
+                if row.elsewhere:
+                    timer.beat(row.backwards, gradient=True)
+                    timer.beat(row.forwards - row.backwards, gradient=False)
                 if row.peer:
                     row.forwards = timer.images
                 row.seconds.append(seconds)
@@ -312,6 +319,7 @@ def main() -> None:
     parser.add_argument(
         "--family", help="only this family: gradient, path, region, cam, relevance, perturbation, subset, metrics"
     )
+    parser.add_argument("--only", default="*", help="only methods and metrics of this name, a pattern such as difull*")
     parser.add_argument(
         "--peers",
         action=argparse.BooleanOptionalAction,
@@ -344,6 +352,9 @@ def main() -> None:
         name: attribution.Model(model.network, mean=model.mean, std=model.std, backend=name) for name in options.backend
     }
     found = rows(model, images, family=options.family, others=options.peers, compiled=compiled)
+    found = [r for r in found if fnmatch.fnmatch(r.method, options.only)]
+    if not found:
+        parser.error(f"nothing that is timed is called {options.only!r}")
     limit = measure(found, model, images, options.rounds, compiled)
     print(table(found))
     if comparison := faster(found):
