@@ -77,10 +77,8 @@ def grids(layer: str, model: attribution.Model, images: Tensor) -> Row:
     method = attribution.create(METHOD, model)
     metric = metrics.DiFull(layer=layer)
     count = len(images) // 4
-    cells = images[: 4 * count].unflatten(0, (count, 2, 2)).permute(0, 3, 1, 4, 2, 5)  # whatever the network names them
-    labels = torch.arange(4).expand(count, 4)
-    joined = cells.flatten(2, 3).flatten(3, 4)
-    made = metrics.Grids(joined, labels, torch.arange(4 * count).reshape(count, 4), 2, confidence=0.0)
+    labels = torch.arange(4).expand(count, 4)  # whatever the network names them
+    made = metrics.Grids.of(images[: 4 * count].unflatten(0, (count, 4)), labels)
     row = Row(
         f"difull (layer={layer}, {len(made)} grids)",
         "metrics",

@@ -222,24 +222,35 @@ class MapMetric(Metric):
         return as_mask(annotations, images)
 
 
-class MethodMetric(Metric):
-    """A metric that runs a method again: on other inputs, for other classes, on other networks.
-
-    It is a subclass that declares its options as annotated fields, and defines `measure` and `explanations`.
-    """
+class Running(Metric):
+    """A metric that runs a method itself, on whatever it likes."""
 
     def accept(self, attributor: Attributor) -> None:
-        """Refuse a method that cannot be scored, before anything is run.
+        """Refuse what is no method, or one that cannot be scored, before anything is run.
 
         Raises:
-            ValueError: It cannot, in a sentence that says why: maps that were made elsewhere never can.
+            TypeError: It is none.
+            ValueError: It cannot be scored, in a sentence that says why: maps that were made elsewhere never can.
         """
-        made_here(attributor)
+        if not isinstance(attributor, Attributor):
+            raise TypeError(
+                f"{self.name} runs the method again: pass an attributor, attribution.create(name, model), not "
+                f"{type(attributor).__name__}"
+            )
+        if isinstance(attributor, FromMaps):
+            raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
 
     def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
         """Nothing but explanations, unless a metric says otherwise."""
         del shape
         return 0
+
+
+class MethodMetric(Running):
+    """A metric that runs a method again: on other inputs, for other classes, on other networks.
+
+    It is a subclass that declares its options as annotated fields, and defines `measure` and `explanations`.
+    """
 
     @abstractmethod
     def measure(self, attributor: Attributor, images: Tensor, target: Target, maps: Tensor) -> Scored:
@@ -286,7 +297,6 @@ class MethodMetric(Metric):
             TypeError: `attributor` is none.
             ValueError: Anything is wrong with inputs or target, or the method cannot be scored.
         """
-        is_method(self, attributor)
         self.accept(attributor)
         model = attributor.model
         images = model.check(inputs)
@@ -298,7 +308,7 @@ class MethodMetric(Metric):
         return scored if curves else scored.scores
 
 
-class UnitMetric(Metric):
+class UnitMetric(Running):
     """A metric whose unit is not an image: it runs a method on grids of images, or on pictures of its own.
 
     It is a subclass that defines `unit`, `example` and `score`, whose first argument is an attributor and which returns
@@ -309,16 +319,6 @@ class UnitMetric(Metric):
 
     score: ClassVar[Callable[..., Any]]
 
-    def accept(self, attributor: Attributor) -> None:
-        """Refuse what is no method, or one that cannot be scored, before anything is run.
-
-        Raises:
-            TypeError: It is none.
-            ValueError: It cannot be scored, in a sentence that says why.
-        """
-        is_method(self, attributor)
-        made_here(attributor)
-
     @abstractmethod
     def example(self, **model: Any) -> tuple[Model, tuple[Any, ...]]:
         """A small model and what `score` takes besides a method on it: what the conformance suite runs.
@@ -326,34 +326,6 @@ class UnitMetric(Metric):
         Args:
             model: More for the model, as `batch_size=1`.
         """
-
-    def cost(self, shape: tuple[int, ...] = (3, 224, 224)) -> int:
-        """Nothing but explanations, unless a metric says otherwise."""
-        del shape
-        return 0
-
-
-def is_method(metric: Metric, attributor: Any) -> None:
-    """Refuse what is no method.
-
-    Raises:
-        TypeError: `attributor` is none.
-    """
-    if not isinstance(attributor, Attributor):
-        raise TypeError(
-            f"{metric.name} runs the method again: pass an attributor, attribution.create(name, model), not "
-            f"{type(attributor).__name__}"
-        )
-
-
-def made_here(attributor: Attributor) -> None:
-    """Refuse maps that were made elsewhere.
-
-    Raises:
-        ValueError: They were.
-    """
-    if isinstance(attributor, FromMaps):
-        raise ValueError(f"{attributor.name} are maps that were made elsewhere: nothing can make them again")
 
 
 def as_mask(annotations: Annotations, images: Tensor) -> Tensor:

@@ -132,7 +132,8 @@ class ExtremalPerturbation(Attributor):
 
     def beside(self, network: Model) -> "ExtremalPerturbation":
         """Without mirror images: in them the part is another."""
-        return type(self)(network, **{**self.params, "layer": None, "at": None, "jitter": False})
+        made = super().beside(network)
+        return type(self)(network, **{**made.params, "jitter": False})
 
     def compute(self, inputs: Tensor, target: Target) -> Computed:
         """Maps `(N, 1, H, W)`, or `(N, C, H, W)` over channels."""

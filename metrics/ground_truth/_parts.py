@@ -12,10 +12,11 @@ from typing import Annotated, Any, ClassVar
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
 from attriscope.attribution.attributor import Attributor
-from attriscope.attribution.model import Model
+from attriscope.attribution.model import Model, Network
 from attriscope.attribution.randomness import uniforms
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from ..faithfulness._subsets import wide
 from ._known import Known
@@ -170,23 +171,23 @@ class PartNetwork(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         seen = len(palette())
-        self.colours = nn.Conv2d(3, seen, 1)
+        self.colours = skip_init(nn.Conv2d, 3, seen, 1)
         self.first = nn.ReLU()
         self.halve = nn.AvgPool2d(2)
-        self.parts = nn.Conv2d(seen, seen, 3, padding=1)
+        self.parts = skip_init(nn.Conv2d, seen, seen, 3, padding=1)
         self.second = nn.ReLU()
         self.amount = nn.AdaptiveAvgPool2d(1)
         self.flat = nn.Flatten()
-        self.shares = nn.Linear(seen, 2 * seen)
+        self.shares = skip_init(nn.Linear, seen, 2 * seen)
         self.third = nn.ReLU()
-        self.classes = nn.Linear(2 * seen, len(LOOKS) + 1)
+        self.classes = skip_init(nn.Linear, 2 * seen, len(LOOKS) + 1)
         areas = stamps(Layout(size).radius).sum((1, 2)) / (4 * (size // 2) ** 2)  # of the halved map
         blur = torch.tensor([1.0, 2.0, 1.0]) / 4
         with torch.no_grad():
             self.colours.weight.copy_(palette()[:, :, None, None] / (1 - LEAST))
-            self.colours.bias.fill_(-LEAST / (1 - LEAST))  # type: ignore[union-attr]  # nn.Conv2d may have none
+            self.colours.bias.fill_(-LEAST / (1 - LEAST))
             self.parts.weight.copy_(torch.eye(seen)[:, :, None, None] * torch.outer(blur, blur))
-            self.parts.bias.zero_()  # type: ignore[union-attr]  # the same
+            self.parts.bias.zero_()
             self.shares.weight.zero_()
             self.shares.bias.copy_(torch.tensor([0.0, -HALF]).repeat_interleave(seen))
             self.classes.weight.zero_()
@@ -209,7 +210,7 @@ class PartNetwork(nn.Module):
         return out
 
 
-def wrapped(network: nn.Module, batch_size: int | None = None) -> Model:
+def wrapped(network: Network, batch_size: int | None = None) -> Model:
     """The network on pictures in [0, 1]."""
     return Model(network, mean=GREY, std=REACH, batch_size=batch_size)
 
@@ -363,15 +364,13 @@ def part_scenes(
     contributions = torch.zeros(pictures, things, classes + 1, dtype=torch.float64)
     contributions[:, : len(PARTS), :classes] = ((looks[labels][:, None] == looks) * worth()).transpose(1, 2)
 
-    with torch.random.fork_rng(devices=[]):  # layers draw weights, which are written over
-        network = PartNetwork(size).eval()
     made = PartScenes(
         images=torch.empty(0),
         masks=masks.to(device),
         labels=labels.to(device),
         rivals=torch.stack([first, first + 1], 1).to(device),
         contributions=contributions,
-        model=wrapped(network.to(device)),
+        model=wrapped(PartNetwork(size).eval().to(device)),
         background=_background(pictures, size, seed).to(device),
         colours=(GREY + REACH * palette()[colours[:, :things]]).to(device),
     )
@@ -479,6 +478,6 @@ class Parts(Known):
         """
         rounds = len(targets) // len(scenes.images)
         images = scenes.images.repeat(rounds, 1, 1, 1)
-        model = wrapped(scenes.model.network, attributor.model.batch_size)  # type: ignore[arg-type]  # a module here
+        model = wrapped(scenes.model.network, attributor.model.batch_size)
         maps = self.maps(attributor, model, images, targets)
         return importance(maps, scenes.around.repeat(rounds, 1, 1, 1))

@@ -1,5 +1,6 @@
 """Grids of images on which it is known which pixels a head of the network can have seen, and how maps of them are scored."""
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, overload
 
 import torch
 from attriscope.attribution._parameters import Count, Range, Seed
-from attriscope.attribution.attributor import Attributor
+from attriscope.attribution.attributor import Attributor, Depth
 from attriscope.attribution.model import Model, Network
 from attriscope.attribution.targets import Target
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch.nn import functional
 from ..metric import Scored, UnitMetric
 
 Scoring = Literal["exact", "official_bilinear"]
-LAYERS = ("input", "middle", "final")
+DEPTHS: tuple[Depth, ...] = ("input", "middle", "final")
 
 __all__ = ["Grids", "HeadMaps", "OnGrid", "attainable", "cell_share", "grids_of"]
 
@@ -42,6 +43,36 @@ class Grids:
     members: Tensor
     grid: int
     confidence: float
+
+    @classmethod
+    def of(
+        cls, cells: Tensor, labels: Tensor, *, members: Tensor | None = None, confidence: float = math.nan
+    ) -> "Grids":
+        """Put cells side by side.
+
+        Args:
+            cells: `(G, grid ** 2, C, H, W)`, row by row.
+            labels: Their classes, `(G, grid ** 2)`.
+            members: Which images they are; `None` numbers them.
+            confidence: What is known of it; `NaN`: nothing.
+
+        Raises:
+            ValueError: The number of cells is no square, or labels do not fit.
+
+        Example:
+            >>> made = Grids.of(torch.arange(4.0).reshape(1, 4, 1, 1, 1), torch.arange(4)[None])
+            >>> made.images[0, 0].tolist()
+            [[0.0, 1.0], [2.0, 3.0]]
+        """
+        grid = math.isqrt(cells.shape[1]) if cells.ndim == 5 else 0
+        if not grid or grid**2 != cells.shape[1] or labels.shape != cells.shape[:2]:
+            raise ValueError(
+                f"cells of shape {tuple(cells.shape)} and labels of shape {tuple(labels.shape)}: give (G, n * n, C, H, W) and "
+                "(G, n * n)"
+            )
+        joined = cells.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
+        numbered = torch.arange(labels.numel()).reshape(labels.shape)
+        return cls(joined, labels.cpu(), numbered if members is None else members, grid, confidence)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -135,12 +166,7 @@ def grids_of(
             stacklevel=2,
         )
     least = float(sure[found.flatten()].min())
-    cells = checked[found.to(checked.device)]  # (G, n * n, C, H, W)
-    _, _, channels, height, width = cells.shape
-    joined = cells.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5)
-    return Grids(
-        joined.reshape(len(found), channels, grid * height, grid * width), true[found], found, grid, confidence=least
-    )
+    return Grids.of(checked[found.to(checked.device)], true[found], members=found, confidence=least)
 
 
 def _labels(labels: Tensor | Sequence[int], count: int, classes: int) -> Tensor:
@@ -237,11 +263,11 @@ def cell_share(
         >>> cell_share(maps, torch.tensor([0, 3]), grid=2).tolist()
         [1.0, 0.25]
     """
-    if scoring == "official_bilinear" and size is None:
-        raise ValueError('scoring="official_bilinear" enlarges maps to the grid: pass size=(height, width) in pixels')
     made = maps.detach().float() if maps.dtype in {torch.float16, torch.bfloat16} else maps.detach()
     made = made - made.mean((1, 2), keepdim=True) if center else made
-    if scoring == "official_bilinear" and size is not None and tuple(made.shape[1:]) != tuple(size):
+    if scoring == "official_bilinear":
+        if size is None:
+            raise ValueError(f"scoring={scoring!r} enlarges maps to the grid: pass size=(height, width) in pixels")
         made = functional.interpolate(made[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     made = smoothed(made, kernel).cpu().double()
     positive = made.clamp_min(0)
@@ -257,13 +283,22 @@ def smoothed(maps: Tensor, kernel: int) -> Tensor:
     """Maps `(U, h, w)` under a Gaussian of `kernel` x `kernel` places, whose standard deviation is a quarter of that."""
     if not kernel:
         return maps
-    if kernel < 0 or kernel % 2 == 0:
-        raise ValueError(f"kernel={kernel} has no middle: give an odd number of places")
+    check_kernel(kernel)
     offsets = torch.arange(kernel, dtype=maps.dtype, device=maps.device) - (kernel - 1) / 2
     weights = torch.exp(-0.5 * (offsets / (kernel / 4)) ** 2)
     weights = (weights / weights.sum()).reshape(1, 1, 1, -1)
     out = functional.conv2d(maps[:, None], weights, padding=(0, kernel // 2))
     return functional.conv2d(out, weights.mT, padding=(kernel // 2, 0))[:, 0]
+
+
+def check_kernel(kernel: int) -> None:
+    """Refuse a kernel without a middle; 0 is none at all.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if kernel and (kernel < 0 or kernel % 2 == 0):
+        raise ValueError(f"kernel={kernel} has no middle: give an odd number of places")
 
 
 def _overlap(places: int, cells: int) -> Tensor:
@@ -367,9 +402,7 @@ class OnGrid(UnitMetric):
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     undefined: ClassVar[str] = "no value of the map is positive"
     small: ClassVar[dict[str, Any]] = {"confidence": 0.0}
-    corners: ClassVar[bool] = (
-        True  # whether the first and the last cell have heads of their own, or one answers for all
-    )
+    corners: ClassVar[bool] = True  # whether first and last cell have heads of their own, or one answers for all
 
     grid: Annotated[int, Range(2)] = 2
     layer: str = "input"
@@ -383,8 +416,7 @@ class OnGrid(UnitMetric):
 
     def validate(self) -> None:
         """A kernel has a middle, and a question that has one answer needs distinct classes."""
-        if self.kernel and self.kernel % 2 == 0:
-            raise ValueError(f"{self.name}: kernel={self.kernel} has no middle: give an odd number of places")
+        check_kernel(self.kernel)
         if self.repeat_corners and not self.corners:
             raise ValueError(f"{self.name} asks where a class is, and repeat_corners=True shows one twice")
 
@@ -397,7 +429,7 @@ class OnGrid(UnitMetric):
 
     @abstractmethod
     def shown(self, model: Model, grids: Grids) -> Tensor:
-        """What the model must have seen before it is cut: one cell for each, or whole grids."""
+        """What the model must have seen before it is cut, `(N, C, H, W)`: a cell, or a whole grid."""
 
     @abstractmethod
     def halves(self, model: Model, layer: str, cell: int) -> tuple[Model, Model]:
@@ -572,22 +604,25 @@ class OnGrid(UnitMetric):
             )
         if not isinstance(attributor.model.network, nn.Module):
             raise ValueError(f"{self.name} cuts the network, and a bare callable cannot be cut")
+        if attributor.model.forward:
+            raise ValueError(
+                f"{self.name}: the network takes further arguments, which belong to images and not to grids"
+            )
 
     def _explained(self, attributor: Attributor, grids: Grids, target: Target, heads: list[int]) -> tuple[Tensor, str]:
         """The maps of all heads, `(U, h, w)`, and the layer's name."""
         model = attributor.model
         seen = self.shown(model, grids)
-        with model.uncounted():
-            model.know(
-                seen, Target(torch.arange(len(seen)), len(seen), index=torch.zeros(len(seen), 1, dtype=torch.long))
-            )
-        layer = model.place(self.layer, seen) if self.layer in LAYERS else self.layer  # type: ignore[arg-type]  # checked
-        if layer != "input" and model.layout(layer).form == "tokens":
+        model.layers(seen)  # which shows it an image
+        depth = next((d for d in DEPTHS if d == self.layer), None)
+        layer = self.layer if depth is None else model.place(depth)
+        layout = model.layout(layer)
+        if layout.form == "tokens":
             raise ValueError(
                 f'{self.name}: layer {layer!r} hands on tokens, no map that has cells: score at layer="input"'
             )
         down, across = (n // m for n, m in zip(grids.images.shape[2:], seen.shape[2:], strict=True))
-        places = (down * model.layout(layer).grid[0], across * model.layout(layer).grid[1])
+        places = (down * layout.grid[0], across * layout.grid[1])
         rows = torch.arange(len(target)).reshape(-1, len(heads))
         groups = [[k] for k in range(len(heads))] if self.corners else [list(range(len(heads)))]
         activation, found = None, []
@@ -612,27 +647,26 @@ class OnGrid(UnitMetric):
 
 
 def whole(name: str, model: Model, grids: Grids) -> Tensor:
-    """The grids' images, if the network takes images of their size and its last map has cells.
+    """The first grid's image, if the network takes images of their size and its last map has cells.
 
     Raises:
         ValueError: It does not.
     """
-    first, index = grids.images[:1], torch.zeros(1, 1, dtype=torch.long)
+    first = grids.images[:1]
     try:
-        with model.uncounted():
-            model.know(first, Target(torch.zeros(1, dtype=torch.long), 1, index=index))
+        model.layers(first)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"{name} shows the network whole grids of {first.shape[2]} x {first.shape[3]} pixels, which it does not take "
             f"({' '.join(str(error).split())[:120]}): difull shows it cells of its own size"
         ) from error
-    last = model.layout(model.place("final", first))
+    last = model.layout(model.place("final"))
     if any(n % grids.grid for n in last.grid):
         raise ValueError(
             f"{name}: the network's last map of a grid has {last.grid[0]} x {last.grid[1]} places, which do not divide into "
             f"{grids.grid} x {grids.grid} cells: resize the images to a multiple of the network's stride"
         )
-    return grids.images
+    return first
 
 
 class Colours(nn.Module):

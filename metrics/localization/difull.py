@@ -56,10 +56,10 @@ class DiFull(OnGrid):
     """
 
     def shown(self, model: Model, grids: Grids) -> Tensor:
-        """A cell of each grid."""
+        """A cell."""
         del model
         height, width = grids.cell
-        return grids.images[:, :, :height, :width]
+        return grids.images[:1, :, :height, :width]
 
     def halves(self, model: Model, layer: str, cell: int) -> tuple[Model, Model]:
         """Cells by themselves, and the head of one."""

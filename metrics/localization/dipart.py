@@ -42,7 +42,7 @@ class DiPart(OnGrid):
     """
 
     def shown(self, model: Model, grids: Grids) -> Tensor:
-        """Whole grids."""
+        """A whole grid."""
         return whole(self.name, model, grids)
 
     def halves(self, model: Model, layer: str, cell: int) -> tuple[Model, Model]:

@@ -50,7 +50,7 @@ class GridPointingGame(OnGrid):
     corners: ClassVar[bool] = False
 
     def shown(self, model: Model, grids: Grids) -> Tensor:
-        """Whole grids."""
+        """A whole grid."""
         return whole(self.name, model, grids)
 
     def halves(self, model: Model, layer: str, cell: int) -> tuple[Model, Model]:

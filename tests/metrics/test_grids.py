@@ -328,8 +328,10 @@ def test_the_canvas_gives_the_same_gradient():
 )
 def test_what_follows_the_gradient_is_in_its_cell_alone(method, layer):
     metric, model, grids = built("difull", 3, layer=layer)
-    if method == "guided_backprop" and layer == "final":
-        pytest.skip("no ReLU follows")
+    if method == "guided_backprop" and layer == "final":  # no rectifier follows, whose way back it could change
+        with pytest.raises(ValueError, match="none was met in this network"):
+            metric.score(attribution.create(method, model), grids)
+        return
     scores = metric.score(attribution.create(method, model), grids)
     assert scores[~scores.isnan()].tolist() == [1.0] * int((~scores.isnan()).sum())  # exactly
     assert not scores.isnan().all()
@@ -608,6 +610,32 @@ def test_grids_that_a_game_cannot_play():
         metric.score(attribution.create("gradient", model), twice)
     with pytest.raises(ValueError, match="leave labels away"):
         metric.score(attribution.create("gradient", model), grids, [0, 1])
+
+
+def test_further_arguments_are_an_image_s():
+    class Louder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x, gain):
+            return self.net(x) * gain[:, None]
+
+    metric, _, grids = built("difull", count=1)
+    model = Model(Louder().eval(), forward={"gain": torch.ones(4)})
+    with pytest.raises(ValueError, match="belong to images and not to grids"):
+        metric.score(attribution.create("gradient", model), grids)
+
+
+def test_cells_that_make_no_grid():
+    made = metrics.Grids.of(torch.rand(2, 9, 3, 4, 6), torch.arange(18).reshape(2, 9))
+    assert (made.grid, made.cell, tuple(made.images.shape)) == (3, (4, 6), (2, 3, 12, 18))
+    for cells, labels in (
+        (torch.rand(2, 5, 3, 4, 4), torch.zeros(2, 5)),
+        (torch.rand(2, 4, 3, 4, 4), torch.zeros(2, 5)),
+    ):
+        with pytest.raises(ValueError, match="n \\* n, C, H, W"):
+            metrics.Grids.of(cells, labels)
 
 
 def test_scoring_that_cannot_be_done_is_refused():
